@@ -1,0 +1,20 @@
+"""Test session set-up: four virtual CPUs (replicas) and fixed seeds, before TensorFlow starts."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    tf.keras.utils.set_random_seed(0)

@@ -1,0 +1,231 @@
+"""LARS against three steps worked by hand, the oracle over whole runs, and its own checkpoints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.reference.lars import lars_step
+from tests.reference.schedules import warmup_cosine
+from tf_simclr.errors import UserError
+from tf_simclr.optim.lars import LARS, lars_update
+from tf_simclr.optim.schedules import WarmupCosine
+
+SHAPES = ((3, 4), (4,), (2, 2, 3, 5), (), (5, 1))  # kernel, bias, convolution, scalar, kernel
+
+
+def _start(seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [np.asarray(rng.normal(size=shape), np.float32) for shape in SHAPES]
+
+
+def _gradients(steps: int, seed: int = 1) -> list[list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [[np.asarray(rng.normal(size=s), np.float32) for s in SHAPES] for _ in range(steps)]
+
+
+def _variables(values) -> list[tf.Variable]:
+    return [tf.Variable(value, name=f"v{i}") for i, value in enumerate(values)]
+
+
+def _apply(optimizer, gradients, variables) -> None:
+    optimizer.apply_gradients(zip([tf.constant(g) for g in gradients], variables))
+
+
+# eta 0.1, momentum 0.5, weight decay 0.1, learning rates 1, 2, 0.5. By hand, for the kernel:
+# 1: g' = (2.7, 3.6) + 0.3, 0.4 = (3, 4);       trust = 0.1 * 5 / 5;     v = (0.3, 0.4)
+# 2: g' = (-2.97, 3.24) + 0.27, 0.36 = (-2.7, 3.6); trust = 0.1 * 4.5 / 4.5;
+#    v = 0.5 (0.3, 0.4) + 2 * 0.1 (-2.7, 3.6) = (-0.39, 0.92)
+# 3: g' = (0, -2); |w| = sqrt(3.09^2 + 2.68^2) = 4.09029339; trust = 0.1 * 4.09029339 / 2;
+#    v = 0.5 (-0.39, 0.92) + 0.5 * trust * (0, -2) = (-0.195, 0.25548533)
+HAND_ETA, HAND_MOMENTUM, HAND_DECAY, HAND_RATES = 0.1, 0.5, 0.1, (1.0, 2.0, 0.5)
+HAND_START = [[3.0, 4.0]]
+HAND_GRADIENTS = ([[2.7, 3.6]], [[-2.97, 3.24]], [[-0.309, -2.268]])
+HAND_BUFFERS = ([[0.3, 0.4]], [[-0.39, 0.92]], [[-0.195, 0.25548533]])
+HAND_WEIGHTS = ([[2.7, 3.6]], [[3.09, 2.68]], [[3.285, 2.42451467]])
+# A bias, gradient (0.5, -1) each time, takes v = 0.5 v + lr g alone.
+HAND_BIAS = ([0.5, 3.0], [-0.75, 5.5], [-1.625, 7.25])
+
+
+def test_three_steps_by_hand_of_the_pure_update():
+    w, v = tf.constant(HAND_START), tf.zeros([1, 2])
+    for lr, g, buffer, weights in zip(HAND_RATES, HAND_GRADIENTS, HAND_BUFFERS, HAND_WEIGHTS):
+        w, v = lars_update(w, tf.constant(g), v, lr, HAND_MOMENTUM, HAND_DECAY, HAND_ETA)
+        np.testing.assert_allclose(v, buffer, rtol=1e-5)
+        np.testing.assert_allclose(w, weights, rtol=1e-6)
+
+
+def test_three_steps_by_hand_of_the_optimizer():
+    kernel, bias = tf.Variable(HAND_START), tf.Variable([1.0, 2.0])
+    optimizer = LARS(1.0, HAND_MOMENTUM, HAND_DECAY, HAND_ETA)
+    for lr, g, weights, bias_now in zip(HAND_RATES, HAND_GRADIENTS, HAND_WEIGHTS, HAND_BIAS):
+        optimizer.learning_rate = lr
+        _apply(optimizer, [np.float32(g), np.float32([0.5, -1.0])], [kernel, bias])
+        np.testing.assert_allclose(kernel, weights, rtol=1e-6)
+        np.testing.assert_allclose(bias, bias_now, rtol=1e-6)
+    assert int(optimizer.iterations) == 3
+
+
+def test_defaults():
+    config = LARS(0.1).get_config()
+    assert (config["momentum"], config["weight_decay"], config["eta"]) == (0.9, 0.0, 0.001)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4, 1e-2])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("eta", [0.001, 0.02])
+def test_a_hundred_steps_through_warmup(weight_decay, momentum, eta, graph):
+    if graph is False and eta != 0.001:
+        pytest.skip("eager once per decay and momentum is enough")
+    peak, warmup, total = 1.5, 20, 100
+    settings = {"momentum": momentum, "weight_decay": weight_decay, "eta": eta}
+    variables = _variables(_start())
+    optimizer = LARS(WarmupCosine(peak, warmup, total), **settings)
+    optimizer.build(variables)
+    step_once = lambda gradients: optimizer.apply_gradients(zip(gradients, variables))  # noqa: E731
+    step_once = tf.function(step_once) if graph else step_once
+
+    expected = [w.astype(np.float64) for w in _start()]
+    buffers = [np.zeros_like(w) for w in expected]
+    for step, gradients in enumerate(_gradients(100)):
+        step_once([tf.constant(g) for g in gradients])
+        lr = warmup_cosine(step, peak, warmup, total)
+        for i, g in enumerate(gradients):
+            expected[i], buffers[i] = lars_step(
+                expected[i], g, buffers[i], lr=lr, adapt=g.ndim > 1, **settings
+            )
+        if step in (0, 1, 19, 20, 99):
+            for variable, want in zip(variables, expected):
+                np.testing.assert_allclose(variable, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+@pytest.mark.parametrize("zero", ["weights", "gradient", "both"])
+def test_zero_norms(zero, weight_decay):
+    w = np.zeros((2, 3), np.float32) if zero != "gradient" else _start()[0][:2, :3]
+    g = np.zeros((2, 3), np.float32) if zero != "weights" else np.full((2, 3), 0.5, np.float32)
+    settings = {"momentum": 0.9, "weight_decay": weight_decay, "eta": 0.001}
+    v = np.full((2, 3), 0.25, np.float32)
+    got_w, got_v = lars_update(tf.constant(w), tf.constant(g), tf.constant(v), 0.1, **settings)
+    want_w, want_v = lars_step(w, g, v, lr=0.1, **settings)
+    np.testing.assert_allclose(got_v, want_v, rtol=1e-6)
+    np.testing.assert_allclose(got_w, want_w, rtol=1e-6)
+    if zero == "weights":  # trust 1: the plain momentum step
+        np.testing.assert_allclose(got_v, 0.9 * v + 0.1 * g, rtol=1e-6)
+
+
+def test_tiny_and_huge_gradients_keep_the_same_step_length():
+    w = tf.constant(_start()[0])
+    steps = []
+    for scale in (1e-12, 1.0, 1e12):
+        g = tf.constant(_gradients(1)[0][0] * np.float32(scale))
+        steps.append(lars_update(w, g, tf.zeros_like(w), 0.1, 0.9, 0.0, 0.001)[1])
+    np.testing.assert_allclose(steps[0], steps[1], rtol=1e-4)
+    np.testing.assert_allclose(steps[2], steps[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (6,)])
+def test_biases_and_norms_take_plain_momentum_whatever_their_name(shape):
+    start = np.full(shape, 2.0, np.float32)
+    for name in ("kernel", "gamma"):
+        variable = tf.Variable(start, name=name)
+        optimizer = LARS(0.1, momentum=0.5, weight_decay=10.0, eta=1e-6)
+        for _ in range(2):
+            _apply(optimizer, [np.full(shape, 3.0, np.float32)], [variable])
+        np.testing.assert_allclose(variable, start - 0.3 - 0.45, rtol=1e-6)
+
+
+def test_kernels_adapt_whatever_their_name():
+    for name in ("bias", "batch_normalization/gamma", "head_supervised/kernel"):
+        variable = tf.Variable([[3.0, 4.0]], name=name)
+        _apply(LARS(1.0, eta=0.1), [np.float32([[30.0, 40.0]])], [variable])
+        np.testing.assert_allclose(variable, [[2.7, 3.6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("built_first", [True, False])
+def test_restored_run_continues_identically(tmp_path, built_first):
+    gradients = _gradients(12)
+
+    def fresh(values):
+        return LARS(WarmupCosine(1.0, 4, 12), weight_decay=1e-2, eta=0.05), _variables(values)
+
+    optimizer, variables = fresh(_start())
+    for step in range(12):
+        if step == 6:
+            checkpoint = tf.train.Checkpoint(optimizer=optimizer, variables=variables)
+            path = checkpoint.write(str(tmp_path / "middle"))
+        _apply(optimizer, gradients[step], variables)
+
+    twin, twin_variables = fresh(_start(seed=9))
+    if built_first:
+        twin.build(twin_variables)
+    status = tf.train.Checkpoint(optimizer=twin, variables=twin_variables).read(path)
+    for step in range(6, 12):
+        _apply(twin, gradients[step], twin_variables)
+    status.assert_consumed()
+    assert int(twin.iterations) == 12
+    for got, want in zip(twin_variables, variables):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_round_trips():
+    optimizer = LARS(WarmupCosine(2.0, 3, 9), momentum=0.8, weight_decay=1e-3, eta=0.01, name="L")
+    serialized = tf.keras.optimizers.serialize(optimizer)
+    for twin in (
+        LARS.from_config(optimizer.get_config()),
+        tf.keras.optimizers.deserialize(serialized),
+    ):
+        assert isinstance(twin, LARS) and twin.name == "L"
+        runs = []
+        for one in (twin, optimizer.__class__.from_config(optimizer.get_config())):
+            variables = _variables(_start())
+            for gradients in _gradients(4):
+                _apply(one, gradients, variables)
+            runs.append([v.numpy() for v in variables])
+        for got, want in zip(*runs):
+            np.testing.assert_array_equal(got, want)
+    constant = LARS.from_config(LARS(0.25, momentum=0.7).get_config())
+    assert float(constant.learning_rate) == 0.25
+
+
+def test_compiled_is_the_same():
+    def run(jit_compile):
+        variables = _variables(_start())
+        optimizer = LARS(WarmupCosine(1.0, 2, 8), weight_decay=1e-2, eta=0.05)
+        optimizer.build(variables)
+        apply = tf.function(
+            lambda g: optimizer.apply_gradients(zip(g, variables)), jit_compile=jit_compile
+        )
+        for gradients in _gradients(8):
+            apply([tf.constant(g) for g in gradients])
+        return variables
+
+    for got, want in zip(run(True), run(False)):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+    pure = tf.function(lars_update, jit_compile=True)
+    w, g = (tf.constant(x) for x in (_start()[0], _gradients(1)[0][0]))
+    for got, want in zip(
+        pure(w, g, 0.1 * g, 0.5, 0.9, 1e-2, 0.05),
+        lars_step(w, g, 0.1 * g, lr=0.5, momentum=0.9, weight_decay=1e-2, eta=0.05),
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_trains_a_keras_model():
+    model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(3,))])
+    model.compile(LARS(0.5, eta=0.1), "mse")
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    y = x @ np.float32([[1.0], [-2.0], [0.5]]) + 0.3
+    history = model.fit(x, y, batch_size=16, epochs=8, verbose=0).history["loss"]
+    assert history[-1] < 0.5 * history[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("momentum", -0.1), ("weight_decay", -1e-4), ("eta", -0.001)]
+)
+def test_bad_arguments(argument, value):
+    with pytest.raises(UserError, match=argument):
+        LARS(0.1, **{argument: value})

@@ -1,0 +1,101 @@
+"""NT-Xent as SimCLR's Algorithm 1 writes it, in float64 Python and NumPy: the loss tests' oracle.
+
+Chen et al. 2020, arXiv:2002.05709, eq. 1 and Algorithm 1. Views are stacked, all first views and
+then all second: view i of the first half has its positive at i + N, and the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_NORM_FLOOR = 1e-12  # on the sum of squares, so that a zero vector stays zero
+
+
+def nt_xent(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
+    """The paper's L: the mean of l(i, j) over 2N views, by a double loop over pairs of views.
+
+    Args:
+      z_a: [N, D] projections of the first views.
+      z_b: [N, D] projections of the second views.
+      temperature: the tau of eq. 1.
+    """
+    views = _normalized(z_a, z_b).tolist()
+    count = len(views)
+    total = 0.0
+    for i in range(count):
+        positive = (i + count // 2) % count
+        logits = {
+            k: math.fsum(p * q for p, q in zip(views[i], views[k])) / temperature
+            for k in range(count)
+            if k != i
+        }
+        top = max(logits.values())
+        partition = math.fsum(math.exp(value - top) for value in logits.values())
+        total += top + math.log(partition) - logits[positive]
+    return total / count
+
+
+def nt_xent_dense(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
+    """The same number from whole [2N, 2N] matrices, for batches too big for the loop."""
+    logits = _logits(z_a, z_b, temperature)
+    top = logits.max(axis=1)
+    partition = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return float(np.mean(partition - logits[np.arange(len(logits)), _positives(len(logits))]))
+
+
+def nt_xent_gradients(
+    z_a: np.ndarray, z_b: np.ndarray, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """dL/dz_a and dL/dz_b, [N, D] each.
+
+    With u = z / |z|, P the softmax over the other views and Y the positives' one-hot rows:
+    G = (P - Y) / (2N T),  dL/du = (G + G^T) u,  dL/dz = (dL/du - u (u . dL/du)) / |z|.
+    """
+    z = np.concatenate([z_a, z_b]).astype(np.float64)
+    u = _normalized(z_a, z_b)
+    logits = _logits(z_a, z_b, temperature)
+    softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    softmax[np.arange(len(z)), _positives(len(z))] -= 1.0
+    g = softmax / (len(z) * temperature)
+    du = (g + g.T) @ u
+    norms = np.sqrt((z * z).sum(axis=1, keepdims=True))
+    dz = (du - u * (u * du).sum(axis=1, keepdims=True)) / norms
+    return dz[: len(z_a)], dz[len(z_a) :]
+
+
+def positive_rank(z_a: np.ndarray, z_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the 2N - 2 negatives beat the positive, for each of the 2N views.
+
+    Returns:
+      (strict, with_ties), int [2N]: negatives more similar than the positive; negatives at least
+      as similar. Equal where no two similarities are equal.
+    """
+    views = _normalized(z_a, z_b)
+    count = len(views)
+    strict, with_ties = [], []
+    for i in range(count):
+        positive = (i + count // 2) % count
+        similarity = [float(np.dot(views[i], views[k])) for k in range(count)]
+        negatives = [similarity[k] for k in range(count) if k not in (i, positive)]
+        strict.append(sum(value > similarity[positive] for value in negatives))
+        with_ties.append(sum(value >= similarity[positive] for value in negatives))
+    return np.array(strict), np.array(with_ties)
+
+
+def _positives(count: int) -> np.ndarray:
+    return (np.arange(count) + count // 2) % count
+
+
+def _normalized(z_a: np.ndarray, z_b: np.ndarray) -> np.ndarray:
+    z = np.concatenate([np.asarray(z_a), np.asarray(z_b)]).astype(np.float64)
+    return z / np.sqrt(np.maximum((z * z).sum(axis=1, keepdims=True), _NORM_FLOOR))
+
+
+def _logits(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> np.ndarray:
+    u = _normalized(z_a, z_b)
+    logits = u @ u.T / temperature
+    np.fill_diagonal(logits, -np.inf)
+    return logits

@@ -1,0 +1,301 @@
+"""Whole runs, small: every mode, resuming, and what a mistake leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr import tasks
+from tf_simclr.checkpoints import load_encoder_from
+from tf_simclr.config import Config
+from tf_simclr.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = {
+    "dataset": "digits",
+    "image_size": 8,
+    "encoder": "resnet18",
+    "width_multiplier": 0.125,
+    "use_blur": False,
+    "flip_probability": 0.0,
+    "num_proj_layers": 2,
+    "proj_out_dim": 16,
+    "train_batch_size": 32,
+    "train_steps": 8,
+    "warmup_epochs": 0.05,
+    "checkpoint_steps": 4,
+    "log_steps": 2,
+}
+
+
+def run(workdir, **settings):
+    config = Config(workdir=str(workdir), **{**SMALL, **settings})
+    tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def result(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
+    run(workdir)
+    return workdir
+
+
+def test_pretraining_leaves_what_it_promises(pretrained):
+    for name in ("flags.resolved", "checkpoints", "encoder", "tensorboard", "report.html"):
+        assert (pretrained / name).exists(), name
+    assert [line["step"] for line in lines(pretrained)] == [2, 4, 6, 8]
+    last = lines(pretrained)[-1]
+    assert last["chance_level"] == pytest.approx(np.log(63))
+    assert last["learning_rate"] == 0.0
+    assert {"contrastive_top1", "embedding_std", "data_wait", "images_per_second"} <= set(last)
+    assert result(pretrained)["pretrain"]["step"] == 8
+    assert (pretrained / "views.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_same_command_again_trains_no_further(pretrained):
+    before = load_encoder_from(str(pretrained)).get_weights()
+    run(pretrained)
+    for a, b in zip(before, load_encoder_from(str(pretrained)).get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert [line["step"] for line in lines(pretrained)] == [2, 4, 6, 8]
+
+
+def test_another_run_in_the_same_workdir_is_refused(pretrained):
+    before = contents(pretrained)
+    with pytest.raises(UserError, match="holds another run: --temperature was 0.1, is 0.5"):
+        run(pretrained, temperature=0.5)
+    assert contents(pretrained) == before
+
+
+def test_knn_eval(pretrained, capsys):
+    run(pretrained, mode="knn_eval", knn_k=5)
+    top1 = result(pretrained)["knn_eval"]["top1"]
+    assert set(top1) == {"trained encoder", "random encoder", "raw pixels"}
+    assert all(0.1 < value <= 1.0 for value in top1.values())
+    assert "raw pixels" in capsys.readouterr().out
+
+
+def test_linear_eval(pretrained, capsys):
+    run(pretrained, mode="linear_eval", labels_per_class="1,all", label_draws=3, l2_sweep=3)
+    rows = result(pretrained)["linear_eval"]["few_label"]
+    assert [(row["features"], row["labels_per_class"]) for row in rows] == [
+        (name, count)
+        for name in ("trained encoder", "random encoder", "raw pixels")
+        for count in (1, "all")
+    ]
+    assert (pretrained / "embeddings.npz").exists()
+    assert "trained encoder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("after", [-1, 4])
+def test_finetune(after, pretrained, tmp_path, capsys):
+    settings = {"optimizer": "momentum", "learning_rate": 0.05, "train_steps": 4}
+    run(
+        tmp_path / "w",
+        mode="finetune",
+        init_from=str(pretrained),
+        fine_tune_after_block=after,
+        **settings,
+    )
+    assert 0.05 < result(tmp_path / "w")["finetune"]["top1"] <= 1.0
+    classifier = tf.keras.models.load_model(tmp_path / "w" / "classifier.keras")
+    assert classifier.output_shape == (None, 10)
+    exported = load_encoder_from(str(tmp_path / "w" / "encoder")).get_weights()
+    same = [
+        np.array_equal(a, b)
+        for a, b in zip(exported, load_encoder_from(str(pretrained)).get_weights())
+    ]
+    assert all(same) if after == 4 else not any(same[:3])
+
+
+def test_export(pretrained, tmp_path):
+    run(tmp_path / "w", mode="export", init_from=str(pretrained))
+    images = np.random.default_rng(0).random([3, 8, 8, 1]).astype(np.float32)
+    loaded = tf.saved_model.load(str(tmp_path / "w" / "encoder"))
+    expected = load_encoder_from(str(pretrained))(images, training=False)
+    np.testing.assert_allclose(loaded(images, training=False), expected, atol=1e-5)
+
+
+def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained):
+    class Stop(Exception):
+        pass
+
+    from tf_simclr.tasks import workdir as workdir_module
+
+    original = workdir_module.Workdir.log_metrics
+
+    def stop_at_six(self, metrics):
+        original(self, metrics)
+        if metrics["step"] == 6:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workdir_module.Workdir, "log_metrics", stop_at_six)
+        with pytest.raises(Stop):
+            run(tmp_path / "w")
+    run(tmp_path / "w")
+    assert [line["step"] for line in lines(tmp_path / "w")] == [2, 4, 6, 8]
+    a, b = (load_encoder_from(str(w)).get_weights() for w in (tmp_path / "w", pretrained))
+    for one, other in zip(a, b):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"NaN or infinite at step [5-9].*is kept"):
+        run(
+            tmp_path / "w",
+            optimizer="momentum",
+            weight_decay=0.0,
+            learning_rate=1e25,
+            learning_rate_scaling="none",
+            warmup_epochs=4 / 40.53,
+            train_steps=40,
+            checkpoint_steps=1,
+        )
+    encoder = load_encoder_from(str(tmp_path / "w"))
+    assert all(np.isfinite(w).all() for w in encoder.get_weights())
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lamb"])
+def test_every_optimizer_runs_and_resumes(optimizer, tmp_path):
+    settings = {"optimizer": optimizer, "learning_rate": 1e-3, "learning_rate_scaling": "none"}
+    run(tmp_path / "w", train_steps=2, checkpoint_steps=1, **settings)
+    run(tmp_path / "w", train_steps=2, checkpoint_steps=1, **settings)
+    assert result(tmp_path / "w")["pretrain"]["step"] == 2
+
+
+def test_online_probe_and_steps_per_execution(tmp_path):
+    run(tmp_path / "w", lineareval_while_pretraining=True, steps_per_execution=3, log_steps=4)
+    assert [line["step"] for line in lines(tmp_path / "w")] == [4, 8]
+    assert "probe_top1" in lines(tmp_path / "w")[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_batch_size": 2000}, "--train_batch_size=2000 is larger than the data set"),
+        ({"dataset": "digitz"}, "'digitz'.*did you mean.*'digits'"),
+        ({"encoder": "resnet19"}, "'resnet19'.*did you mean.*'resnet18'"),
+        ({"warmup_epochs": 50.0}, "--warmup_epochs=50 is .* longer than the run of 8"),
+        ({"dataset": "folder", "data_dir": "no/such/folder"}, "no/such/folder"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "w", **settings)
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def write_images(folder, count=12, size=24):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        image = rng.integers(0, 256, [size, size, 3], np.uint8)
+        (folder / f"{i}.jpg").write_bytes(tf.io.encode_jpeg(image).numpy())
+
+
+FOLDER = {"dataset": "folder", "image_size": 16, "train_batch_size": 4, "train_steps": 2}
+
+
+def test_a_folder_without_labels_pretrains_but_is_not_judged(tmp_path):
+    write_images(tmp_path / "photos")
+    settings = {**FOLDER, "data_dir": str(tmp_path / "photos"), "use_blur": True}
+    run(tmp_path / "w", **settings)
+    with pytest.raises(UserError, match="no labels"):
+        run(tmp_path / "w", mode="knn_eval", eval_split="train", **settings)
+
+
+def test_a_file_that_is_no_image_is_named_or_skipped(tmp_path):
+    write_images(tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"this is no image, whatever its name says")
+    settings = {**FOLDER, "data_dir": str(tmp_path / "photos"), "train_steps": 6}
+    with pytest.raises(UserError, match="broken.jpg"):
+        run(tmp_path / "w", **settings)
+    run(tmp_path / "v", skip_bad_images=True, **settings)
+    assert result(tmp_path / "v")["pretrain"]["step"] == 6
+
+
+def test_a_checkpoint_of_another_architecture_lists_what_differs(pretrained, tmp_path):
+    run(tmp_path / "w", train_steps=1)
+    flags = tmp_path / "w" / "flags.resolved"
+    flags.write_text(
+        flags.read_text().replace("--width_multiplier=0.125", "--width_multiplier=0.25")
+    )
+    before = contents(tmp_path / "w" / "checkpoints")
+    with pytest.raises(UserError, match=r"(?s)shape.*kernel"):
+        run(tmp_path / "w", train_steps=1, width_multiplier=0.25)
+    assert contents(tmp_path / "w" / "checkpoints") == before
+
+
+def command(workdir, *extra):
+    flags = [f"--{name}={value}" for name, value in SMALL.items()]
+    return [
+        *[sys.executable, "-m", "tf_simclr", "--mode=pretrain", f"--workdir={workdir}"],
+        *flags,
+        *extra,
+    ]
+
+
+def test_killed_at_any_step_and_started_again_ends_bit_for_bit_the_same(tmp_path):
+    long = ["--train_steps=60", "--checkpoint_steps=7", "--log_steps=1"]
+    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command(tmp_path / "whole", *long), check=True, timeout=300, **quiet)
+    process = subprocess.Popen(command(tmp_path / "killed", *long), **quiet)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 23):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    subprocess.run(command(tmp_path / "killed", *long), check=True, timeout=300, **quiet)
+    a, b = (load_encoder_from(str(tmp_path / w)).get_weights() for w in ("whole", "killed"))
+    for one, other in zip(a, b):
+        np.testing.assert_array_equal(one, other)
+    assert [line["loss"] for line in lines(tmp_path / "whole")] == [
+        line["loss"] for line in lines(tmp_path / "killed")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message", "code"),
+    [
+        (["--temprature=1"], "temperature", 1),
+        (["--temperature=0"], "error: --temperature must be positive; received 0.0", 2),
+        (["--mode=trian"], "error: unknown --mode 'trian': did you mean", 2),
+        (["stray"], "error: 'stray' is no flag", 2),
+    ],
+)
+def test_the_binary_says_one_clear_line(extra, message, code, tmp_path):
+    done = subprocess.run(
+        command(tmp_path / "w", *extra), cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == code
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not os.path.exists(tmp_path / "w")

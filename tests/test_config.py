@@ -1,0 +1,69 @@
+"""Config: checks on construction, the flagfile round trip, what a resumed run may change."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tf_simclr.config import Config, from_flagfile, to_flagfile
+from tf_simclr.errors import UserError
+
+
+def test_defaults_are_valid_and_frozen():
+    config = Config(workdir="w")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "pretrian"}, "unknown --mode 'pretrian': did you mean 'pretrain'"),
+        ({"optimizer": "larz"}, "unknown --optimizer 'larz': did you mean 'lars'"),
+        ({"temperature": 0.0}, "--temperature must be positive; received 0.0"),
+        ({"temperature": float("nan")}, "--temperature must be positive; received nan"),
+        ({"train_batch_size": 0}, "--train_batch_size must be at least 2; received 0"),
+        ({"blur_probability": 1.5}, "--blur_probability must be from 0 to 1; received 1.5"),
+        ({"learning_rate": float("nan")}, "--learning_rate must be at least 0; received nan"),
+        ({"workdir": ""}, "--workdir is needed"),
+        ({"dataset": "folder"}, "--dataset=folder needs --data_dir"),
+        ({"mode": "finetune"}, "--mode=finetune needs --init_from"),
+        ({"labels_per_class": "1,many"}, "received '1,many'"),
+        ({"labels_per_class": "0"}, "received '0'"),
+    ],
+)
+def test_bad_values_are_named(settings, message):
+    with pytest.raises(UserError) as error:
+        Config(**{"workdir": "w", **settings})
+    assert message in str(error.value)
+
+
+def test_flagfile_round_trip():
+    config = Config(
+        workdir="w",
+        seed=7,
+        jit_compile=True,
+        temperature=0.35,
+        data_dir="a b=c",
+        encoder="resnet18",
+    )
+    assert Config(workdir="w", **from_flagfile(to_flagfile(config))) == config
+    assert "workdir" not in from_flagfile(to_flagfile(config))
+
+
+def test_changes_that_alter_the_run_are_found():
+    saved = from_flagfile(to_flagfile(Config(workdir="w")))
+    changed = Config(workdir="v", temperature=0.5, log_steps=3, strategy="mirrored")
+    assert changed.changed_from(saved) == {"temperature": (0.1, 0.5)}
+    other = Config(workdir="w", mode="finetune", init_from="x")
+    assert other.changed_from(saved) == {"mode": ("pretrain", "finetune")}
+
+
+def test_label_counts():
+    assert Config(workdir="w", labels_per_class="1, 10,all").label_counts() == (1, 10, None)
+
+
+def test_every_setting_is_explained():
+    for field in dataclasses.fields(Config):
+        assert field.metadata["help"].endswith(".") and field.metadata["group"], field.name

@@ -1,0 +1,132 @@
+"""The rooms of the house: which module may import which, and where flags may be."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "tf_simclr"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A room may import itself, errors, and the rooms listed.
+MAY_IMPORT = {
+    "errors": set(),
+    "config": set(),
+    "flag_defs": {"config"},
+    "main": {"flag_defs", "tasks", "distribute"},
+    "__main__": {"main"},
+    "__init__": set(),
+    "distribute": set(),
+    "augment": set(),
+    "losses": {"distribute"},
+    "models": {"losses", "augment", "distribute"},
+    "data": {"augment"},
+    "optim": set(),
+    "evaluation": set(),
+    "checkpoints": {"models"},
+    "export": {"models", "augment"},
+    "report": {"config"},
+    "tasks": {
+        "config",
+        "data",
+        "models",
+        "optim",
+        "evaluation",
+        "checkpoints",
+        "export",
+        "report",
+        "losses",
+        "augment",
+        "distribute",
+    },
+}
+
+
+def room_of(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Full names of everything a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms_imported(path: pathlib.Path) -> set[str]:
+    return {
+        name.split(".")[1]
+        for name in imported(path)
+        if name.startswith("tf_simclr.") and not name.startswith("tf_simclr.__version__")
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    room = room_of(path)
+    assert room in MAY_IMPORT, f"{room} has no rule"
+    assert rooms_imported(path) <= MAY_IMPORT[room] | {room, "errors"}
+
+
+def test_every_rule_has_its_room():
+    assert set(MAY_IMPORT) == {room_of(path) for path in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_flags_stay_at_the_door(path):
+    uses_flags = any(
+        name == "absl.flags" or name.startswith("absl.flags.") for name in imported(path)
+    )
+    assert not uses_flags or room_of(path) in ("flag_defs", "main")
+
+
+def test_config_is_standard_library_only():
+    for module in ("config.py", "errors.py"):
+        top = {name.split(".")[0] for name in imported(PACKAGE / module)} - {"tf_simclr"}
+        assert top <= set(sys.stdlib_module_names if hasattr(sys, "stdlib_module_names") else top)
+
+
+def test_no_kitchen_sink():
+    assert not {path.stem for path in MODULES} & {"utils", "util", "common", "misc", "helpers"}
+
+
+def test_modules_stay_small():
+    lengths = {path: len(path.read_text().splitlines()) for path in MODULES}
+    assert not {str(path): n for path, n in lengths.items() if n > 400}
+    assert lengths[PACKAGE / "main.py"] <= 100
+
+
+def test_importing_registers_no_flag_and_waits_for_tensorflow():
+    script = """
+import sys, tf_simclr
+assert "tensorflow" not in sys.modules
+import tensorflow
+from absl import flags
+before = set(flags.FLAGS)
+for name in tf_simclr.__all__:
+    getattr(tf_simclr, name)
+new = set(flags.FLAGS) - before
+assert not new, new
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=120)
+
+
+def test_public_names_are_the_golden_list():
+    import tf_simclr
+
+    golden = (ROOT / "tests" / "golden" / "public_api.txt").read_text().split()
+    assert sorted(tf_simclr.__all__) == golden
+    for name in golden:
+        assert getattr(tf_simclr, name).__doc__, f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        tf_simclr.no_such_name  # noqa: B018

@@ -1,0 +1,346 @@
+"""NT-Xent and its relatives against Algorithm 1, closed forms, stored numbers and replicas."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.reference import metrics as metrics_oracle
+from tests.reference import nt_xent as oracle
+from tf_simclr import losses
+from tf_simclr.errors import UserError
+
+# keras-cv's own test of its SimCLRLoss, which is twice the paper's mean:
+# https://github.com/keras-team/keras-cv/blob/v0.9.0/keras_cv/losses/simclr_loss_test.py
+KERAS_CV_A = np.array([[1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6]], np.float32)
+KERAS_CV_B = np.array([[6, 5, 4, 3], [5, 4, 3, 2], [4, 3, 2, 1]], np.float32)
+
+
+def _pair(n: int, d: int, seed: int = 0, noise: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated float32 [n, d] projections, so that positives mean something."""
+    rng = np.random.default_rng(seed)
+    z_a = rng.normal(size=(n, d))
+    z_b = z_a + noise * rng.normal(size=(n, d))
+    return z_a.astype(np.float32), z_b.astype(np.float32)
+
+
+def _nt_xent(z_a, z_b, temperature=0.1):
+    return losses.nt_xent(tf.constant(z_a), tf.constant(z_b), temperature)
+
+
+def _alignment(z_a, z_b):
+    return losses.alignment(tf.constant(z_a), tf.constant(z_b))
+
+
+def _uniformity(z):
+    return losses.uniformity(tf.constant(z))
+
+
+def _gradients(z_a, z_b, temperature):
+    a, b = tf.convert_to_tensor(z_a), tf.convert_to_tensor(z_b)
+    with tf.GradientTape() as tape:
+        tape.watch([a, b])
+        loss = losses.nt_xent(a, b, temperature).loss
+    return tape.gradient(loss, [a, b])
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 0.5, 1.0, 5.0])
+@pytest.mark.parametrize("d", [1, 4, 128])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 33])
+def test_value_is_algorithm_1(n, d, temperature):
+    z_a, z_b = _pair(n, d, seed=n * 1000 + d)
+    out = _nt_xent(z_a, z_b, temperature)
+    assert out.loss.dtype == tf.float32 and out.loss.shape == ()
+    assert out.positive_rank.dtype == tf.int32 and out.positive_rank.shape == (2 * n,)
+    expected = oracle.nt_xent(z_a, z_b, temperature)
+    # 1e-6; below T = 0.1 a float32 logit of up to 1/T is itself no better than 1e-6.
+    np.testing.assert_allclose(out.loss, expected, rtol=1e-6, atol=1e-6 * max(1, 0.1 / temperature))
+
+
+def test_default_temperature_is_a_tenth():
+    z_a, z_b = _pair(5, 8)
+    expected = oracle.nt_xent(z_a, z_b, 0.1)
+    z_a, z_b = tf.constant(z_a), tf.constant(z_b)
+    np.testing.assert_allclose(losses.nt_xent(z_a, z_b).loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.NTXent()(z_a, z_b), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("temperature", "stored"), [(0.5, 3.566689), (0.1, 5.726100)])
+def test_half_of_keras_cvs_stored_value(temperature, stored):
+    loss = losses.NTXent(temperature=temperature)(tf.constant(KERAS_CV_A), tf.constant(KERAS_CV_B))
+    np.testing.assert_allclose(loss, stored / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 33])
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_identical_embeddings_give_log_of_the_candidates(n, temperature):
+    z = np.tile(np.linspace(-1, 2, 16, dtype=np.float32), [n, 1])
+    loss = _nt_xent(z, z, temperature).loss
+    np.testing.assert_allclose(loss, math.log(2 * n - 1), rtol=1e-5, atol=1e-6)
+    assert losses.chance_level(n) == pytest.approx(math.log(2 * n - 1), rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 2), (8, 16), (33, 7)])
+def test_gradient_is_the_written_out_one(n, d, temperature):
+    z_a, z_b = _pair(n, d, seed=n)
+    expected = oracle.nt_xent_gradients(z_a, z_b, temperature)
+    for got, want in zip(_gradients(z_a, z_b, temperature), expected):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-6 / temperature)
+
+
+def test_gradient_is_the_slope_of_algorithm_1():
+    z_a, z_b = (z.astype(np.float64) for z in _pair(3, 4, seed=5))
+    got_a, got_b = _gradients(z_a.astype(np.float32), z_b.astype(np.float32), 0.3)
+    step = 1e-5
+    for i, j in np.ndindex(3, 4):
+        nudge = np.zeros_like(z_a)
+        nudge[i, j] = step
+        for got, up, down in (
+            (got_a, (z_a + nudge, z_b), (z_a - nudge, z_b)),
+            (got_b, (z_a, z_b + nudge), (z_a, z_b - nudge)),
+        ):
+            slope = (oracle.nt_xent(*up, 0.3) - oracle.nt_xent(*down, 0.3)) / (2 * step)
+            assert float(got[i, j]) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1000, 1025])
+def test_big_batches(n):
+    z_a, z_b = _pair(n, 32, noise=1.5)
+    out = _nt_xent(z_a, z_b, 0.1)
+    np.testing.assert_allclose(out.loss, oracle.nt_xent_dense(z_a, z_b, 0.1), rtol=2e-6)
+    expected = oracle.nt_xent_gradients(z_a, z_b, 0.1)
+    for got, want in zip(_gradients(z_a, z_b, 0.1), expected):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-8)
+
+
+def test_scale_of_the_projections_does_not_matter():
+    z_a, z_b = _pair(8, 16)
+    per_row = np.geomspace(1e-3, 1e3, 8, dtype=np.float32)[:, None]
+    loss = _nt_xent(z_a, z_b, 0.1).loss
+    np.testing.assert_allclose(_nt_xent(z_a * per_row, z_b * 37, 0.1).loss, loss, rtol=2e-6)
+
+
+def test_swapping_the_views_swaps_ranks_and_keeps_the_loss():
+    z_a, z_b = _pair(9, 3)
+    forward, backward = _nt_xent(z_a, z_b, 0.2), _nt_xent(z_b, z_a, 0.2)
+    np.testing.assert_allclose(forward.loss, backward.loss, rtol=1e-6)
+    np.testing.assert_array_equal(np.roll(forward.positive_rank, 9), backward.positive_rank)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3000.0])
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_half_precision_projections(dtype, scale):
+    z_a, z_b = (tf.cast(z * scale, dtype) for z in _pair(8, 64))
+    loss = losses.nt_xent(z_a, z_b, 0.1).loss
+    assert loss.dtype == tf.float32
+    same_numbers = oracle.nt_xent(z_a.numpy(), z_b.numpy(), 0.1)
+    np.testing.assert_allclose(loss, same_numbers, rtol=1e-5)
+    np.testing.assert_allclose(losses.NTXent(0.1)(z_a, z_b), same_numbers, rtol=1e-5)
+    for gradient in _gradients(z_a, z_b, 0.1):
+        assert gradient.dtype == dtype
+        assert np.isfinite(tf.cast(gradient, tf.float32)).all()
+
+
+def test_zero_projections_stay_finite():
+    z = np.zeros((4, 8), np.float32)
+    np.testing.assert_allclose(_nt_xent(z, z, 0.1).loss, math.log(7), rtol=1e-6)
+    for gradient in _gradients(z, z, 0.1):
+        assert np.isfinite(gradient).all()
+
+
+def test_sharp_temperature_stays_finite():
+    z_a, z_b = _pair(8, 4)
+    loss = _nt_xent(z_a, z_b, 1e-3).loss
+    np.testing.assert_allclose(loss, oracle.nt_xent(z_a, z_b, 1e-3), rtol=1e-4)
+    assert all(np.isfinite(gradient).all() for gradient in _gradients(z_a, z_b, 1e-3))
+
+
+@pytest.mark.parametrize("n", [1, 7, 600])
+def test_compiled_is_the_same(n):
+    z_a, z_b = (tf.constant(z) for z in _pair(n, 16))
+
+    def value_and_gradients(a, b):
+        with tf.GradientTape() as tape:
+            tape.watch([a, b])
+            out = losses.nt_xent(a, b, 0.1)
+        return out.loss, out.positive_rank, *tape.gradient(out.loss, [a, b])
+
+    eager = value_and_gradients(z_a, z_b)
+    for jit_compile in (False, True):
+        compiled = tf.function(value_and_gradients, jit_compile=jit_compile)(z_a, z_b)
+        np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(compiled[1], eager[1])
+        for got, want in zip(compiled[2:], eager[2:]):
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-7)
+
+
+def test_batch_size_unknown_until_run():
+    spec = tf.TensorSpec([None, 4], tf.float32)
+    function = tf.function(lambda a, b: losses.nt_xent(a, b, 0.1).loss, input_signature=[spec] * 2)
+    for n in (2, 5):
+        z_a, z_b = _pair(n, 4)
+        np.testing.assert_allclose(function(z_a, z_b), oracle.nt_xent(z_a, z_b, 0.1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -0.25])
+def test_temperature_must_be_positive(temperature):
+    z_a, z_b = _pair(2, 2)
+    with pytest.raises(UserError, match=str(temperature)):
+        losses.NTXent(temperature=temperature)
+    with pytest.raises(UserError, match=str(temperature)):
+        _nt_xent(z_a, z_b, temperature)
+
+
+def test_loss_class_round_trips():
+    loss = losses.NTXent(temperature=0.37, name="contrast")
+    restored = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
+    assert isinstance(restored, losses.NTXent)
+    assert (restored.temperature, restored.name) == (0.37, "contrast")
+    z_a, z_b = _pair(6, 5)
+    np.testing.assert_allclose(restored(z_a, z_b), oracle.nt_xent(z_a, z_b, 0.37), rtol=1e-6)
+
+
+# --- positive rank ---
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 3), (8, 2), (33, 8)])
+def test_positive_rank_counts_the_negatives_ahead(n, d):
+    z_a, z_b = _pair(n, d, seed=n, noise=1.0)
+    strict, with_ties = oracle.positive_rank(z_a, z_b)
+    np.testing.assert_array_equal(strict, with_ties)
+    if n == 33:
+        assert 0 < np.mean(strict == 0) < 1  # the case tells ranks apart
+    np.testing.assert_array_equal(_nt_xent(z_a, z_b, 0.1).positive_rank, strict)
+
+
+def test_positive_rank_extremes():
+    axes = np.eye(4, dtype=np.float32)
+    np.testing.assert_array_equal(_nt_xent(axes, 2 * axes).positive_rank, np.zeros(8))
+    np.testing.assert_array_equal(_nt_xent(axes, -axes).positive_rank, np.full(8, 6))
+    one = _nt_xent(axes[:1], -axes[:1])
+    np.testing.assert_array_equal(one.positive_rank, [0, 0])  # no negatives to lose against
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (8, 3), (33, 128), (257, 10)])
+def test_collapsed_embeddings_are_not_hits(n, d):
+    z = np.tile(np.random.default_rng(d).normal(size=(1, d)).astype(np.float32), [n, 1])
+    rank = _nt_xent(z, z, 0.1).positive_rank.numpy()
+    assert rank.min() > 0
+    if n > 8:
+        assert rank.min() > 5  # nor top-5 hits
+    assert np.all(rank <= 2 * n - 2)
+
+
+# --- alignment, uniformity, chance ---
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 2), (7, 16), (33, 4)])
+def test_alignment_and_uniformity(n, d):
+    z_a, z_b = _pair(n, d, seed=n)
+    np.testing.assert_allclose(_alignment(z_a, z_b), metrics_oracle.alignment(z_a, z_b), rtol=1e-5)
+    np.testing.assert_allclose(
+        _uniformity(z_a), metrics_oracle.uniformity(z_a), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_alignment_and_uniformity_closed_forms():
+    axes = np.eye(3, dtype=np.float32)
+    np.testing.assert_allclose(_alignment(axes, 5 * axes), 0.0, atol=1e-6)
+    np.testing.assert_allclose(_alignment(axes, -axes), 4.0, rtol=1e-6)
+    np.testing.assert_allclose(_uniformity(axes), -4.0, rtol=1e-6)  # d^2 = 2
+    np.testing.assert_allclose(_uniformity(np.ones((5, 3), np.float32)), 0.0, atol=1e-5)
+    antipodes = np.array([[1, 0], [-1, 0]], np.float32)
+    np.testing.assert_allclose(_uniformity(antipodes), -8.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_alignment_and_uniformity_in_half_precision(dtype):
+    z_a, z_b = (tf.cast(z * 1000, dtype) for z in _pair(8, 16))
+    numbers = z_a.numpy().astype(np.float64), z_b.numpy().astype(np.float64)
+    np.testing.assert_allclose(
+        losses.alignment(z_a, z_b), metrics_oracle.alignment(*numbers), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        losses.uniformity(z_a), metrics_oracle.uniformity(numbers[0]), rtol=1e-4
+    )
+
+
+# --- replicas ---
+
+
+@functools.cache
+def _strategy(replicas: int) -> tf.distribute.Strategy:
+    """Mirrored over virtual CPUs, with its own collective keys.
+
+    Every MirroredStrategy of a process starts at the same group key, so a second one over shared
+    devices joins the first one's groups and fails; TensorFlow's own tests move the base like this.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base += 100_000
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+
+
+def _split(strategy, array):
+    """Rows of the global batch, handed to the replicas in order."""
+    parts = np.split(array, strategy.num_replicas_in_sync)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+    )
+
+
+@pytest.mark.parametrize("n", [4, 12])
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_replicas_add_up_to_the_global_batch(replicas, n):
+    rng = np.random.default_rng(replicas)
+    x_a, x_b = _pair(n, 6, noise=0.5)
+    kernel = rng.normal(size=(6, 5)).astype(np.float32)
+    temperature = 0.2
+    strategy = _strategy(replicas)
+
+    @tf.function
+    def run(a, b):
+        def replica(x_a, x_b):
+            w = tf.constant(kernel)
+            with tf.GradientTape() as tape:
+                tape.watch([w, x_a, x_b])
+                out = losses.nt_xent(x_a @ w, x_b @ w, temperature)
+                share = out.loss / replicas
+            same = losses.NTXent(temperature)(x_a @ w, x_b @ w)
+            return out.loss, same, out.positive_rank, tape.gradient(share, [w, x_a, x_b])
+
+        return strategy.run(replica, (a, b))
+
+    loss, same, rank, grads = tf.nest.map_structure(
+        lambda value: [v.numpy() for v in strategy.experimental_local_results(value)],
+        run(_split(strategy, x_a), _split(strategy, x_b)),
+    )
+    z_a, z_b = x_a @ kernel, x_b @ kernel
+    expected = oracle.nt_xent(z_a, z_b, temperature)
+    np.testing.assert_allclose(np.mean(loss), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(same), expected, rtol=1e-5)
+    if replicas > 1:
+        assert np.ptp(loss) > 1e-3  # each replica reports its own views
+
+    dz_a, dz_b = oracle.nt_xent_gradients(z_a, z_b, temperature)
+    dw = x_a.T @ dz_a + x_b.T @ dz_b
+    np.testing.assert_allclose(np.sum(grads[0], axis=0), dw, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(grads[1]), dz_a @ kernel.T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(grads[2]), dz_b @ kernel.T, rtol=1e-4, atol=1e-5)
+
+    halves = [np.split(part, 2) for part in rank]  # a replica's own first views, then second
+    by_view = np.concatenate([h[0] for h in halves] + [h[1] for h in halves])
+    np.testing.assert_array_equal(by_view, oracle.positive_rank(z_a, z_b)[0])
+
+
+def test_one_pair_per_replica():
+    z_a, z_b = _pair(4, 3)
+    strategy = _strategy(4)
+    run = tf.function(
+        lambda a, b: strategy.run(lambda p, q: losses.nt_xent(p, q, 0.5).loss, (a, b))
+    )
+    results = strategy.experimental_local_results(run(_split(strategy, z_a), _split(strategy, z_b)))
+    np.testing.assert_allclose(np.mean(results), oracle.nt_xent(z_a, z_b, 0.5), rtol=1e-5)

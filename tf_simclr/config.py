@@ -1,0 +1,233 @@
+"""Every setting of a run: its name, type, default, meaning and limits, in one place.
+
+`flag_defs.py` makes a flag of each field, so a flag's default and help are written here and nowhere
+else. Standard library only. Config stops at `tasks/`: below that, keyword arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from tf_simclr.errors import UserError, unknown_name
+
+MODES = ("pretrain", "knn_eval", "linear_eval", "finetune", "export")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float = -math.inf,
+    high: float = math.inf,
+    positive: bool = False,
+    alters_run: bool = True,
+    group: str = "",
+) -> Any:
+    """A field of Config: what it means, what it may be, and whether a resumed run may change it."""
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "positive": positive,
+        "alters_run": alters_run,
+        "group": group,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _group(name: str, **defaults: Any):
+    def make(*args, **kwargs):
+        return setting(*args, group=name, **{**defaults, **kwargs})
+
+    return make
+
+
+_run = _group("Run", alters_run=False)
+_data = _group("Data")
+_views = _group("Two views")
+_model = _group("Model")
+_train = _group("Training")
+_machine = _group("Machine", alters_run=False)
+_evaluate = _group("Evaluation", alters_run=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of one run, checked on construction.
+
+    Raises:
+      UserError: a value out of its range or choices; the message names flag and value.
+    """
+
+    mode: str = _run("pretrain", "What to do.", choices=MODES)
+    workdir: str = _run("", "Folder of the run: checkpoints, logs, results, the exported encoder.")
+    init_from: str = _run(
+        "",
+        "Encoder to start from or to evaluate: a workdir, a checkpoint, an exported encoder or a "
+        ".keras file. Empty: --workdir's own.",
+    )
+    seed: int = _run(0, "Decides initial weights, order and augmentation.", low=0, alters_run=True)
+    log_steps: int = _run(20, "Steps between two lines of metrics.jsonl.", low=1)
+    checkpoint_steps: int = _run(
+        0, "Steps between checkpoints; 0: --checkpoint_epochs decides.", low=0
+    )
+    checkpoint_epochs: int = _run(1, "Epochs between checkpoints.", low=1)
+    keep_checkpoint_max: int = _run(5, "How many checkpoints to keep.", low=1)
+
+    dataset: str = _data("digits", "digits, folder, or the name of a TFDS data set.")
+    data_dir: str = _data("", "The folder of images, or TFDS's data directory.")
+    train_split: str = _data("train", "Split to train on; slices such as train[:80%] work.")
+    eval_split: str = _data("test", "Split to evaluate on.", alters_run=False)
+    image_size: int = _data(224, "Side of the views in pixels.", low=1)
+    channels: int = _data(0, "Image channels; 0: as the data set has (a folder: 3).", low=0)
+    skip_bad_images: bool = _data(False, "Replace undecodable files of a folder, and list them.")
+
+    color_jitter_strength: float = _views(
+        1.0, "Strength s of the colour jitter; 0 turns it off.", low=0.0, high=2.5
+    )
+    color_jitter_probability: float = _views(0.8, "How often a view is jittered.", low=0, high=1)
+    grayscale_probability: float = _views(0.2, "How often a view is grey.", low=0, high=1)
+    use_blur: bool = _views(True, "Whether to blur.")
+    blur_probability: float = _views(0.5, "How often a view is blurred.", low=0, high=1)
+    flip_probability: float = _views(0.5, "How often a view is mirrored.", low=0, high=1)
+    crop_area_min: float = _views(0.08, "Least share of the image in a crop.", low=1e-3, high=1)
+
+    encoder: str = _model("resnet50", "resnet18 ... resnet200, or the name of a keras-cv backbone.")
+    width_multiplier: float = _model(1.0, "Width of the ResNet.", low=0.01)
+    sk_ratio: float = _model(0.0, "Selective kernels; 0.0625 as SimCLRv2; 0: none.", low=0)
+    se_ratio: float = _model(0.0, "Squeeze and excitation; 0: none.", low=0)
+    batch_norm_decay: float = _model(0.9, "Decay of the moving statistics.", low=0, high=1)
+    global_bn: bool = _model(True, "Batch statistics over all replicas.")
+    num_proj_layers: int = _model(3, "Layers of the projection head; 0: none, 1: linear.", low=0)
+    proj_out_dim: int = _model(128, "Width of the embedding z.", low=1)
+    temperature: float = _model(0.1, "Temperature of NT-Xent.", positive=True)
+
+    train_batch_size: int = _train(512, "Global batch, in images.", low=2)
+    train_epochs: int = _train(100, "Epochs to train.", low=1)
+    train_steps: int = _train(0, "Steps to train; 0: --train_epochs decides.", low=0)
+    warmup_epochs: float = _train(10, "Epochs of linear warmup.", low=0)
+    optimizer: str = _train("lars", "Optimiser.", choices=("lars", "momentum", "adamw", "lamb"))
+    learning_rate: float = _train(0.3, "Base rate, before scaling with the batch.", low=0)
+    learning_rate_scaling: str = _train(
+        "linear",
+        "Peak rate = base * batch / 256, base * sqrt(batch), or base.",
+        choices=("linear", "sqrt", "none"),
+    )
+    momentum: float = _train(0.9, "Momentum of lars and momentum.", low=0, high=1)
+    weight_decay: float = _train(1e-4, "Weight decay; kernels only.", low=0)
+    lineareval_while_pretraining: bool = _train(
+        False, "Train a linear probe beside (labels needed; teaches the encoder nothing)."
+    )
+    fine_tune_after_block: int = _train(
+        -1,
+        "Fine-tuning trains what comes after this block group: -1 everything, 0 all but the stem, "
+        "4 the classifier only.",
+        low=-1,
+        high=4,
+    )
+
+    strategy: str = _machine(
+        "auto",
+        "Where to run.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    )
+    virtual_cpus: int = _machine(0, "Split the CPU into this many replicas, to try one.", low=0)
+    tpu_name: str = _machine("", "Name of the TPU; local on a TPU VM.")
+    tpu_zone: str = _machine("", "Zone of the TPU.")
+    gcp_project: str = _machine("", "Project of the TPU.")
+    precision: str = _machine(
+        "float32",
+        "Arithmetic of encoder and head.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        alters_run=True,
+    )
+    jit_compile: bool = _machine(False, "Compile the training step with XLA.", alters_run=True)
+    steps_per_execution: int = _machine(1, "Steps per call of the device's program.", low=1)
+
+    eval_batch_size: int = _evaluate(256, "Batch of evaluation.", low=1)
+    knn_k: int = _evaluate(200, "Neighbours that vote in knn_eval.", low=1)
+    knn_temperature: float = _evaluate(0.07, "Temperature of the votes.", positive=True)
+    labels_per_class: str = _evaluate(
+        "1,5,10,all", "linear_eval: how many labels per class to learn from, a list."
+    )
+    label_draws: int = _evaluate(20, "linear_eval: random draws of those labels.", low=1)
+    l2_sweep: int = _evaluate(45, "linear_eval: regularisation values tried.", low=1)
+    baselines: bool = _evaluate(True, "Also evaluate raw pixels and a random encoder.")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if not self.workdir:
+            raise UserError("--workdir is needed: the folder where the run keeps what it makes.")
+        if self.dataset == "folder" and not self.data_dir:
+            raise UserError("--dataset=folder needs --data_dir, the folder with the images.")
+        if self.mode == "finetune" and not self.init_from:
+            raise UserError("--mode=finetune needs --init_from, the pretraining run's workdir.")
+        self.label_counts()
+
+    def label_counts(self) -> tuple[int | None, ...]:
+        """`labels_per_class` as numbers; None stands for all."""
+        counts = []
+        for word in self.labels_per_class.split(","):
+            word = word.strip()
+            if word != "all" and not (word.isdigit() and int(word) > 0):
+                raise UserError(
+                    "--labels_per_class is a list of positive numbers and 'all', such as "
+                    f"1,5,10,all; received {self.labels_per_class!r}."
+                )
+            counts.append(None if word == "all" else int(word))
+        return tuple(counts)
+
+    def changed_from(self, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Settings that alter the run and differ from `saved`: {name: (saved, now)}."""
+        changed = {}
+        for field in dataclasses.fields(self):
+            now = getattr(self, field.name)
+            if field.metadata["alters_run"] and field.name in saved and saved[field.name] != now:
+                changed[field.name] = (saved[field.name], now)
+        if saved.get("mode", self.mode) != self.mode:
+            changed["mode"] = (saved["mode"], self.mode)
+        return changed
+
+
+def to_flagfile(config: Config) -> str:
+    """The settings as an absl flagfile; without --workdir, so that a run's folder can be moved."""
+    lines = ["# Every setting of this run; itself a flagfile."]
+    for field in dataclasses.fields(config):
+        if field.name != "workdir":
+            lines.append(f"--{field.name}={getattr(config, field.name)}")
+    return "\n".join(lines) + "\n"
+
+
+def from_flagfile(text: str) -> dict[str, Any]:
+    """{name: value} of the settings in what `to_flagfile` wrote; unknown names are left out."""
+    types = {field.name: field.type for field in dataclasses.fields(Config)}
+    parse = {"str": str, "int": int, "float": float, "bool": lambda word: word == "True"}
+    settings = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        name = name[2:]
+        if line.startswith("--") and equals and name in types:
+            settings[name] = parse[types[name]](value)
+    return settings
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    limits = field.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        raise unknown_name(f"--{field.name}", value, limits["choices"])
+    if isinstance(value, str):
+        return
+    low, high = limits["low"], limits["high"]
+    if limits["positive"]:
+        fits, rule = 0 < value < math.inf, "positive"
+    elif high == math.inf:
+        fits, rule = value >= low and value != math.inf, f"at least {low:g}"
+    else:
+        fits, rule = low <= value <= high, f"from {low:g} to {high:g}"
+    if not fits:
+        raise UserError(f"--{field.name} must be {rule}; received {value!r}.")

@@ -1,0 +1,223 @@
+"""From a source to batches: two random views for pretraining, labelled images for the rest.
+
+The host decodes, crops, resizes and flips, and hands over uint8; colour jitter, grayscale and blur
+wait for the accelerator (`augment.finish_views`). The batch of step s is a pure function of
+(seed, s): see `parameters`.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_simclr import augment
+from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
+from tf_simclr.errors import UserError
+
+
+def two_view_dataset(
+    source,
+    *,
+    batch_size: int,
+    image_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    input_context: tf.distribute.InputContext | None = None,
+    **view_options,
+) -> tf.data.Dataset:
+    """Endless batches of two random views of each image.
+
+    Args:
+      source: from `open_source` or `array_source`; labels are not needed.
+      batch_size: N, the global batch in images.
+      image_size: side of the views in pixels.
+      seed: any integer; the same seed gives the same batches.
+      start_step: the first step to yield; costs nothing, whatever its value.
+      input_context: under `strategy.distribute_datasets_from_function`, says which replicas this
+        host feeds: elements are then the replicas' shares of the batch, in turn.
+      **view_options: as `ViewOptions`: color_jitter_strength=1.0, blur=True, ...
+
+    Returns:
+      A dataset of dicts for `finish_views` (and `SimCLR.fit`): "images" uint8 [B, 2, H, W, C] and
+      the drawn colour parameters, each [B, 2]. B is the replica's share of `batch_size`.
+
+    Raises:
+      UserError: a batch larger than the set or not divisible by the replicas; an option out of
+        range.
+    """
+    options = ViewOptions(**view_options)
+    _check(source, batch_size, image_size)
+    share, steps = _replica_steps(batch_size, start_step, input_context)
+
+    def draw(step, first):
+        drawn = draw_views(options, source.channels, batch_size, seed, step)
+        drawn["index"] = example_indices(source.num_examples, batch_size, seed, step)
+        return {name: _rows(value, first, share) for name, value in drawn.items()}
+
+    if source.images is not None:
+        pixels = tf.constant(source.images)
+        dataset = steps.map(
+            lambda step, first: _crop_in_memory(pixels, draw(step, first), image_size, options),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    else:
+        dataset = steps.map(draw, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+        dataset = dataset.map(
+            lambda drawn: _decode_and_crop(source, drawn, image_size, options),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        ).batch(share, drop_remainder=True)
+    shape = [share, 2, image_size, image_size, source.channels]
+    return dataset.map(lambda batch: _with_shapes(batch, shape)).prefetch(tf.data.AUTOTUNE)
+
+
+def labelled_dataset(
+    source,
+    *,
+    batch_size: int,
+    image_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    random_crop: bool = True,
+    input_context: tf.distribute.InputContext | None = None,
+    **view_options,
+) -> tf.data.Dataset:
+    """Endless shuffled batches of labelled images, for fine-tuning and the online probe.
+
+    Args:
+      source: with labels.
+      batch_size, image_size, seed, start_step, input_context: as `two_view_dataset`.
+      random_crop: crop and flip at random (paper, appendix B.5), else the evaluation view.
+      **view_options: crop_area, crop_aspect and flip_probability apply.
+
+    Returns:
+      A dataset of (images float32 [B, H, W, C] in [0, 1], labels int64 [B]).
+
+    Raises:
+      UserError: no labels, or as `two_view_dataset`.
+    """
+    options = ViewOptions(**view_options)
+    require_labels(source)
+    _check(source, batch_size, image_size)
+    share, steps = _replica_steps(batch_size, start_step, input_context)
+    labels, read = tf.constant(source.labels, tf.int64), _reader(source)
+
+    def draw(step, first):
+        drawn = draw_views(options, source.channels, batch_size, seed, step)
+        drawn["index"] = example_indices(source.num_examples, batch_size, seed, step)
+        return {name: _rows(drawn[name], first, share) for name in ("index", "crop", "flip")}
+
+    def example(drawn):
+        image = read(drawn["index"])
+        if random_crop:
+            view = _crop_one(image, drawn["crop"][0], drawn["flip"][0], image_size, options)
+            view = tf.cast(view, tf.float32) / 255.0
+        else:
+            view = _eval_view(image, image_size)
+        shape = [image_size, image_size, source.channels]
+        return tf.ensure_shape(view, shape), tf.gather(labels, drawn["index"])
+
+    dataset = steps.map(draw, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def eval_dataset(source, *, batch_size: int, image_size: int) -> tf.data.Dataset:
+    """Every image once, in order: float32 [<= B, H, W, C] in [0, 1], the evaluation view."""
+    shape, read = [image_size, image_size, source.channels], _reader(source)
+
+    def example(index):
+        return tf.ensure_shape(_eval_view(read(index), image_size), shape)
+
+    dataset = tf.data.Dataset.range(source.num_examples)
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def require_labels(source) -> None:
+    """Raises UserError where a source has no labels."""
+    if source.labels is None:
+        raise UserError(
+            f"data set {source.name!r} has no labels, which this needs. For a folder, put the "
+            "images of each class into a sub-folder named after it."
+        )
+
+
+def _check(source, batch_size, image_size):
+    if batch_size < 1 or batch_size > source.num_examples:
+        raise UserError(
+            f"batch_size must lie in [1, {source.num_examples}], the images of "
+            f"{source.name!r}; received {batch_size!r}."
+        )
+    if image_size < 1:
+        raise UserError(f"image_size must be positive; received {image_size!r}.")
+
+
+def _replica_steps(batch_size, start_step, context):
+    """(share, dataset of (step, first row)): which rows of which step each element holds."""
+    replicas = context.num_replicas_in_sync if context else 1
+    hosts = context.num_input_pipelines if context else 1
+    host = context.input_pipeline_id if context else 0
+    if batch_size % replicas:
+        raise UserError(
+            f"batch_size={batch_size} is not divisible by the {replicas} replicas; "
+            f"the nearest that is: {max(batch_size // replicas, 1) * replicas}."
+        )
+    share, local = batch_size // replicas, replicas // hosts
+    count = tf.data.Dataset.counter(start_step * local, dtype=tf.int64)
+    return share, count.map(lambda i: (i // local, (host * local + i % local) * share))
+
+
+def _rows(value, first, count):
+    return tf.ensure_shape(value[first : first + count], [count, *value.shape[1:]])
+
+
+def _crop_in_memory(pixels, drawn, image_size, options):
+    """Both views of a batch at once, from images of one size."""
+    images = tf.repeat(tf.gather(pixels, drawn.pop("index")), 2, axis=0)
+    batch = images.shape[0]
+    shape = [batch, images.shape[1], images.shape[2]]
+    uniforms = tf.reshape(drawn.pop("crop"), [batch, -1, 4])
+    boxes = crop_box(uniforms, tf.fill([batch], shape[1]), tf.fill([batch], shape[2]), options)
+    flip = tf.reshape(drawn.pop("flip"), [batch])
+    views = _to_uint8(augment.resize_crop(images, boxes, flip, image_size))
+    return {"images": tf.reshape(views, [batch // 2, 2, *views.shape[1:]]), **drawn}
+
+
+def _decode_and_crop(source, drawn, image_size, options):
+    """Both views of one image, decoded once."""
+    image = source.load(drawn.pop("index"))
+    crops, flips = drawn.pop("crop"), drawn.pop("flip")
+    views = [_crop_one(image, crops[v], flips[v], image_size, options) for v in range(2)]
+    return {"images": tf.stack(views), **drawn}
+
+
+def _crop_one(image, uniforms, flip, image_size, options):
+    shape = tf.shape(image)
+    top, left, height, width = tf.unstack(crop_box(uniforms, shape[0], shape[1], options))
+    crop = image[top : top + height, left : left + width]
+    view = _to_uint8(tf.image.resize(crop, [image_size, image_size], "bicubic"))
+    return tf.cond(flip, lambda: view[:, ::-1], lambda: view)
+
+
+def _reader(source):
+    """A function from an index to an image, uint8 [h, w, C]."""
+    if source.images is None:
+        return source.load
+    pixels = tf.constant(source.images)
+    return lambda index: tf.gather(pixels, index)
+
+
+def _eval_view(image, image_size):
+    proportion = augment.eval_crop_proportion(image_size)
+    return augment.center_crop_resize(image, image_size, proportion)
+
+
+def _to_uint8(x):
+    return tf.saturate_cast(tf.round(x), tf.uint8)
+
+
+def _with_shapes(batch, shape):
+    """Static shapes, which TPUs and the strategies' batch splitting need."""
+    return {
+        name: tf.ensure_shape(value, shape if name == "images" else shape[:2])
+        for name, value in batch.items()
+    }

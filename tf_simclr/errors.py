@@ -1,0 +1,36 @@
+"""Errors a user can mend: what was wrong, what was received, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for, said in a message that stands alone.
+
+    The binary prints it as one line and exits with 2; everything else is a bug and keeps its
+    traceback. It is a `ValueError`, so library users need not know of it.
+    """
+
+
+def unknown_name(kind: str, value: object, choices: Iterable[str]) -> UserError:
+    """Says that `value` names no `kind`, with the nearest names first.
+
+    Args:
+      kind: what the name stands for, e.g. "encoder".
+      value: what was received.
+      choices: every name that exists.
+
+    Returns:
+      The error, to be raised.
+    """
+    choices = sorted(choices)
+    near = difflib.get_close_matches(str(value).lower(), choices, n=3, cutoff=0.5)
+    if near:
+        hint = "did you mean " + " or ".join(repr(name) for name in near) + "?"
+    elif len(choices) <= 24:
+        hint = "choose one of " + ", ".join(choices) + "."
+    else:
+        hint = f"there are {len(choices)} to choose from, such as {', '.join(choices[:6])}."
+    return UserError(f"unknown {kind} {value!r}: {hint}")

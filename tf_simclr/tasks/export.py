@@ -1,0 +1,31 @@
+"""--mode=export: the encoder of a checkpoint as a SavedModel."""
+
+from __future__ import annotations
+
+from absl import logging
+
+from tf_simclr.checkpoints import load_encoder_from
+from tf_simclr.config import Config
+from tf_simclr.export import export_encoder
+from tf_simclr.tasks import judging
+from tf_simclr.tasks.records import card
+from tf_simclr.tasks.workdir import Workdir
+
+
+def run(config: Config, strategy) -> None:
+    """Exports the encoder of --init_from, or of the run in --workdir, to WORKDIR/encoder."""
+    del strategy
+    workdir = Workdir(config.workdir)
+    directory = export_encoder(
+        load_encoder_from(judging.encoder_path(config)),
+        workdir / "encoder",
+        image_size=config.image_size,
+        card=card(
+            config,
+            f"{config.dataset} ({config.train_split})",
+            f"exported from {judging.encoder_path(config)}",
+            workdir.result(),
+        ),
+    )
+    logging.info("The encoder is in %s.", directory)
+    print(directory)

@@ -1,0 +1,41 @@
+"""--mode=linear_eval: a linear classifier on frozen features, from few and from all labels."""
+
+from __future__ import annotations
+
+from tf_simclr.config import Config
+from tf_simclr.evaluation.linear_probe import few_label_accuracy
+from tf_simclr.report import write_report
+from tf_simclr.tasks import judging
+
+
+def run(config: Config, strategy) -> None:
+    """Fits logistic regression by L-BFGS on frozen features (paper, appendix B.8)."""
+    del strategy  # One device is enough: the features are frozen.
+    sources = judging.labelled_splits(config)
+    few_label, kept = [], {}
+    for name, (train_h, test_h) in judging.feature_sets(config, sources):
+        kept[name] = test_h
+        rows = few_label_accuracy(
+            train_h,
+            sources[0].labels,
+            test_h,
+            sources[1].labels,
+            labels_per_class=config.label_counts(),
+            draws=config.label_draws,
+            seed=config.seed,
+            num_l2=config.l2_sweep,
+        )
+        few_label += [{"features": name, **row} for row in rows]
+    judging.conclude(config, "linear_eval", {"few_label": few_label}, _table(few_label))
+    judging.keep_embeddings(config, sources[1], kept)
+    write_report(config.workdir)
+
+
+def _table(rows: list[dict]) -> list[str]:
+    counts = list(dict.fromkeys(row["labels_per_class"] for row in rows))
+    lines = ["Linear evaluation, top-1 accuracy by labels per class (mean and std of the draws):"]
+    lines.append(f"  {'':<16}" + "".join(f"{count!s:>16}" for count in counts))
+    for name in dict.fromkeys(row["features"] for row in rows):
+        cells = [f"{row['mean']:.1%} ± {row['std']:.1%}" for row in rows if row["features"] == name]
+        lines.append(f"  {name:<16}" + "".join(f"{cell:>16}" for cell in cells))
+    return lines

@@ -1,0 +1,207 @@
+"""--mode=pretrain: learn an encoder from images without labels, and export it."""
+
+from __future__ import annotations
+
+import functools
+
+import tensorflow as tf
+from absl import logging
+
+from tf_simclr import augment, losses
+from tf_simclr.checkpoints import RunCheckpoints
+from tf_simclr.config import Config
+from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
+from tf_simclr.data.sources import find_bad_images
+from tf_simclr.distribute import is_chief
+from tf_simclr.errors import UserError
+from tf_simclr.export import export_encoder
+from tf_simclr.report import view_grid, write_report
+from tf_simclr.tasks import build
+from tf_simclr.tasks.loop import train
+from tf_simclr.tasks.plan import Plan, make_plan
+from tf_simclr.tasks.records import card, manifest
+from tf_simclr.tasks.workdir import Workdir
+
+_VIEWS_SHOWN = 8
+
+
+def run(config: Config, strategy: tf.distribute.Strategy) -> None:
+    """Pretrains, or goes on with the run in --workdir; then exports the encoder.
+
+    Raises:
+      UserError: a mistake in the settings or the data; what was saved before stays.
+    """
+    source = build.source_of(config, config.train_split)
+    plan = make_plan(config, source.num_examples)
+    check_batch(config, strategy)
+    workdir = Workdir(config.workdir)
+    workdir.claim(config)
+    tf.keras.mixed_precision.set_global_policy(config.precision)
+    if config.lineareval_while_pretraining:
+        require_labels(source)
+    classes = len(source.class_names) if config.lineareval_while_pretraining else 0
+    with strategy.scope():
+        model = build.simclr_of(config, source.channels, plan, classes)
+    checkpoints = RunCheckpoints(
+        workdir / "checkpoints",
+        keep=config.keep_checkpoint_max,
+        manifest=manifest(config, source, model.encoder),
+        **parts_of(model),
+    )
+    step = checkpoints.restore_latest() or 0
+    workdir.metrics_from(step)
+    _announce(config, source, plan, strategy, step)
+    if step < plan.total_steps:
+        _train(config, strategy, source, plan, model, checkpoints, workdir, step)
+    if is_chief(strategy):
+        _hand_over(config, source, plan, model, workdir)
+
+
+def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
+    dataset = functools.partial(_dataset, config, source, start_step=step)
+    writer = tf.summary.create_file_writer(workdir / "tensorboard")
+    _show_views(dataset(None), workdir, writer, step, bool(model.probe))
+    chance = losses.chance_level(config.train_batch_size)
+
+    def log(metrics):
+        metrics["chance_level"] = chance
+        workdir.log_metrics(metrics)
+        with writer.as_default(step=metrics["step"]):
+            for name, value in metrics.items():
+                tf.summary.scalar(name, value)
+
+    def describe(metrics):
+        return {
+            "loss": f"{metrics['loss']:.3f} (chance {chance:.3f})",
+            "top1": f"{metrics['contrastive_top1']:.1%}",
+            "img/s": f"{metrics['images_per_second']:.0f}",
+            "wait": f"{metrics['data_wait']:.1%}",
+        }
+
+    try:
+        with strategy.scope():
+            metrics = train(
+                model,
+                strategy.distribute_datasets_from_function(dataset),
+                plan,
+                start_step=step,
+                batch_size=config.train_batch_size,
+                steps_per_call=config.steps_per_execution,
+                jit_compile=config.jit_compile,
+                save=checkpoints.save,
+                log=log,
+                describe=describe,
+            )
+    except tf.errors.InvalidArgumentError as error:
+        raise explain_bad_images(source, error) from error
+    workdir.update_result("pretrain", metrics)
+
+
+def _dataset(config, source, context, *, start_step):
+    views = two_view_dataset(
+        source,
+        batch_size=config.train_batch_size,
+        image_size=config.image_size,
+        seed=config.seed,
+        start_step=start_step,
+        input_context=context,
+        **build.view_options(config),
+    )
+    if not config.lineareval_while_pretraining:
+        return views
+    labelled = labelled_dataset(
+        source,
+        batch_size=config.train_batch_size,
+        image_size=config.image_size,
+        seed=config.seed + 1,
+        start_step=start_step,
+        random_crop=False,
+        input_context=context,
+    )
+    return tf.data.Dataset.zip((views, labelled))
+
+
+def parts_of(model) -> dict:
+    """What a checkpoint of a SimCLR model holds."""
+    parts = {
+        "encoder": model.encoder,
+        "projection_head": model.projection_head,
+        "optimizer": model.optimizer,
+    }
+    if model.probe is not None:
+        parts.update(probe=model.probe, probe_optimizer=model.probe_optimizer)
+    return parts
+
+
+def check_batch(config: Config, strategy) -> None:
+    """Raises UserError where the replicas cannot share the batch evenly."""
+    batch, replicas = config.train_batch_size, strategy.num_replicas_in_sync
+    if batch % replicas:
+        raise UserError(
+            f"--train_batch_size={batch} is not divisible by the {replicas} replicas; "
+            f"the nearest that is: {max(batch // replicas, 1) * replicas}."
+        )
+
+
+def explain_bad_images(source, error: tf.errors.OpError) -> UserError:
+    """Names the files that cannot be decoded, if there are any; else passes the message on."""
+    logging.info("An image could not be read; looking for the files ...")
+    bad = find_bad_images(source)
+    if not bad:
+        return UserError(f"a batch could not be made: {error.message}")
+    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return UserError(
+        f"{len(bad)} of {source.num_examples} files cannot be decoded: {', '.join(bad[:5])}{more}. "
+        "Remove them, or pass --skip_bad_images to train on the others."
+    )
+
+
+def _announce(config, source, plan: Plan, strategy, step):
+    logging.info(
+        "%s: %d images, %s, %d px; batch %d on %d replica(s); %d steps of %d per epoch; peak "
+        "learning rate %.4g after %d steps.%s",
+        source.name,
+        source.num_examples,
+        config.encoder,
+        config.image_size,
+        config.train_batch_size,
+        strategy.num_replicas_in_sync,
+        plan.total_steps,
+        plan.steps_per_epoch,
+        plan.peak_learning_rate,
+        plan.warmup_steps,
+        f" Going on from step {step}." if step else "",
+    )
+    if source.channels != 3 and (config.color_jitter_strength or config.grayscale_probability):
+        logging.info(
+            "The images have %d channel(s): saturation, hue and grayscale exist for RGB only and "
+            "are left out; brightness and contrast remain.",
+            source.channels,
+        )
+
+
+def _show_views(dataset, workdir, writer, step, with_probe):
+    element = next(iter(dataset))
+    batch = element[0] if with_probe else element
+    batch = {name: value[:_VIEWS_SHOWN] for name, value in batch.items()}
+    views = tf.stack(tf.split(augment.finish_views(batch), 2), axis=1)
+    view_grid(workdir / "views.png", views.numpy())
+    if views.shape[-1] in (1, 3):
+        with writer.as_default(step=step):
+            tf.summary.image("views", tf.concat(tf.unstack(views, axis=1), axis=2), _VIEWS_SHOWN)
+
+
+def _hand_over(config, source, plan, model, workdir):
+    directory = export_encoder(
+        model.encoder,
+        workdir / "encoder",
+        image_size=config.image_size,
+        card=card(
+            config,
+            f"{source.name} ({config.train_split}), {source.num_examples} images, no labels",
+            f"SimCLR, {plan.total_steps} steps of {config.train_batch_size} images",
+            workdir.result(),
+        ),
+    )
+    report = write_report(workdir.path)
+    logging.info("The encoder is in %s, the report in %s.", directory, report)
