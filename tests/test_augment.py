@@ -337,22 +337,28 @@ def test_colour_needs_three_channels_and_leaves_others_alone(channels):
 # --- where they run ---
 
 
-def _finish(images, sigma):
+def _finish(images, sigma, factors=None):
     """Every device operation, one after another."""
     count = 8
-    factors = {name: tf.constant(v) for name, v in _jitter_factors(count).items()}
+    factors = factors or {name: tf.constant(v) for name, v in _jitter_factors(count).items()}
     jittered = augment.color_jitter(images, **factors, order=tf.range(count) * 3)
     return augment.gaussian_blur(augment.to_grayscale(jittered), sigma), jittered
 
 
-def test_device_operations_compile_to_the_same():
-    images = tf.constant(_test_images(32, 32))
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "jit"])
+@pytest.mark.parametrize("factors", [None, _jitter_factors(8)], ids=["constant", "drawn"])
+@pytest.mark.parametrize("kind", ["made", "random"])
+def test_device_operations_compile_to_the_same(kind, factors, jit_compile):
+    """XLA fuses and recomputes: no decision may hang on two roundings of one value being equal."""
+    images = _test_images(32, 32)
+    if kind == "random":
+        images = np.random.default_rng(0).random(images.shape).astype(np.float32)
     sigma = tf.constant(_per_image([0.0, 0.1, 1.0, 2.0]))
-    eager = _finish(images, sigma)
-    for jit_compile in (False, True):
-        compiled = tf.function(_finish, jit_compile=jit_compile)(images, sigma)
-        for got, want in zip(compiled, eager):
-            np.testing.assert_allclose(got, want, atol=COLOUR_ATOL)
+    factors = factors and {name: tf.constant(value) for name, value in factors.items()}
+    eager = _finish(tf.constant(images), sigma, factors)
+    compiled = tf.function(_finish, jit_compile=jit_compile)(tf.constant(images), sigma, factors)
+    for got, want in zip(compiled, eager):
+        np.testing.assert_allclose(got, want, atol=COLOUR_ATOL)
 
 
 def test_single_operations_compile_to_the_same():

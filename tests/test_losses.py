@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from tests.reference import metrics as metrics_oracle
 from tests.reference import nt_xent as oracle
+from tests.replicas import mirrored
 from tf_simclr import losses
 from tf_simclr.errors import UserError
 
@@ -273,17 +273,6 @@ def test_alignment_and_uniformity_in_half_precision(dtype):
 # --- replicas ---
 
 
-@functools.cache
-def _strategy(replicas: int) -> tf.distribute.Strategy:
-    """Mirrored over virtual CPUs, with its own collective keys.
-
-    Every MirroredStrategy of a process starts at the same group key, so a second one over shared
-    devices joins the first one's groups and fails; TensorFlow's own tests move the base like this.
-    """
-    tf.distribute.MirroredStrategy._collective_key_base += 100_000
-    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
-
-
 def _split(strategy, array):
     """Rows of the global batch, handed to the replicas in order."""
     parts = np.split(array, strategy.num_replicas_in_sync)
@@ -299,7 +288,7 @@ def test_replicas_add_up_to_the_global_batch(replicas, n):
     x_a, x_b = _pair(n, 6, noise=0.5)
     kernel = rng.normal(size=(6, 5)).astype(np.float32)
     temperature = 0.2
-    strategy = _strategy(replicas)
+    strategy = mirrored(replicas)
 
     @tf.function
     def run(a, b):
@@ -338,7 +327,7 @@ def test_replicas_add_up_to_the_global_batch(replicas, n):
 
 def test_one_pair_per_replica():
     z_a, z_b = _pair(4, 3)
-    strategy = _strategy(4)
+    strategy = mirrored(4)
     run = tf.function(
         lambda a, b: strategy.run(lambda p, q: losses.nt_xent(p, q, 0.5).loss, (a, b))
     )

@@ -1,7 +1,8 @@
 """The paper's image operations as pure functions of (images, parameters), batched.
 
 Images are float32 [B, H, W, C] in [0, 1]; parameters are one per image, [B]. Nothing is drawn
-here: the pipeline draws (`data/pipeline.py`), so any oracle can be given the same parameters.
+here: the pipeline draws (`data/parameters.py`), so any oracle can be given the same parameters. Saturation, hue and grayscale
+exist for RGB only and leave images of other channels as they are.
 Everything has static shapes and compiles under XLA, so it runs on the accelerator inside the step.
 SimCLR, arXiv:2002.05709, appendix A.
 """
@@ -69,7 +70,7 @@ def color_jitter(x, brightness, contrast, saturation, hue, order):
         centre = tf.where(
             _per_image(operation == CONTRAST), tf.reduce_mean(x, axis=[1, 2], keepdims=True), 0.0
         )
-        if saturation is None:
+        if saturation is None or x.shape[-1] != 3:
             keep = (operation == BRIGHTNESS) | (operation == CONTRAST)
             factor = _per_image(tf.where(keep, factor, 1.0))
             x = tf.clip_by_value(factor * x + (1.0 - factor) * centre, 0.0, 1.0)
@@ -102,6 +103,8 @@ def adjust_saturation(x, factor):
     Without the round trip: changing S at constant H and V moves each channel along the line
     through V, the largest channel; S <= 1 bounds how far.
     """
+    if x.shape[-1] != 3:
+        return x
     value = tf.reduce_max(x, axis=-1, keepdims=True)
     gain = _saturation_gain(x, value, factor)
     return value + (x - value) * gain
@@ -109,15 +112,18 @@ def adjust_saturation(x, factor):
 
 def adjust_hue(x, delta):
     """Turns the hue of RGB images by [B] deltas in turns (1 = the circle), as `tf.image.adjust_hue`."""
-    value = tf.reduce_max(x, axis=-1)
-    chroma = value - tf.reduce_min(x, axis=-1)
+    if x.shape[-1] != 3:
+        return x
     r, g, b = tf.unstack(x, axis=-1)
+    value = tf.maximum(r, tf.maximum(g, b))
+    chroma = value - tf.minimum(r, tf.minimum(g, b))
     scale = tf.math.reciprocal_no_nan(chroma)
-    # Hue in sixths of a turn, measured from the sector of the largest channel.
+    # Hue in sixths of a turn, from the sector of the largest channel. Channels are compared with
+    # each other: XLA may compute `value` twice, rounded differently, and then none equals it.
     sixths = tf.where(
-        r >= value,
+        (r >= g) & (r >= b),
         (g - b) * scale,
-        tf.where(g >= value, 2.0 + (b - r) * scale, 4.0 + (r - g) * scale),
+        tf.where(g >= b, 2.0 + (b - r) * scale, 4.0 + (r - g) * scale),
     )
     sixths += 6.0 * delta[:, tf.newaxis, tf.newaxis]
     # f(n) = V - C max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1 for R, G, B.
@@ -130,6 +136,8 @@ def adjust_hue(x, delta):
 
 def to_grayscale(x):
     """The luma of RGB images, in all three channels."""
+    if x.shape[-1] != 3:
+        return x
     luma = tf.reduce_sum(x * tf.constant(_LUMA), axis=-1, keepdims=True)
     return tf.repeat(luma, 3, axis=-1)
 

@@ -53,6 +53,7 @@ def nt_xent(z_a: tf.Tensor, z_b: tf.Tensor, temperature: float = 0.1) -> NTXentO
       UserError: temperature is not positive, or the shapes differ.
     """
     check_temperature(temperature)
+    z_a, z_b = tf.convert_to_tensor(z_a), tf.convert_to_tensor(z_b)
     if not z_a.shape.is_compatible_with(z_b.shape):
         raise UserError(f"z_a and z_b must have one shape; received {z_a.shape} and {z_b.shape}.")
     z = tf.concat([_unit(z_a), _unit(z_b)], axis=0)
@@ -89,9 +90,7 @@ class NTXent(tf.keras.losses.Loss):
         self.temperature = temperature
 
     def call(self, y_true, y_pred):
-        return nt_xent(
-            tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred), self.temperature
-        ).loss
+        return nt_xent(y_true, y_pred, self.temperature).loss
 
     def get_config(self):
         return {"temperature": self.temperature, "name": self.name}

@@ -16,6 +16,7 @@ from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.lars import LARS
 from tf_simclr.optim.schedules import WarmupCosine
 from tests.reference.nt_xent import nt_xent as oracle
+from tests.replicas import mirrored
 
 BATCH, SIZE, STEPS = 16, 16, 5
 
@@ -80,8 +81,7 @@ def one_replica(source):
 
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_change_nothing(replicas, source, one_replica):
-    strategy = tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(replicas)])
-    assert_close(one_replica, train_on(strategy, source), 1e-4)
+    assert_close(one_replica, train_on(mirrored(replicas), source), 1e-4)
 
 
 def test_the_whole_step_compiles_under_xla(source, one_replica):
