@@ -30,12 +30,11 @@ def source():
 def small_model(**options):
     tf.keras.utils.set_random_seed(1)
     encoder = build_encoder("resnet18", image_size=SIZE, width_multiplier=0.125)
-    # The published head starts at N(0, 0.01), whose BN amplifies rounding; wider is stabler here.
     return SimCLR(encoder, ProjectionHead(num_layers=2, out_dim=16), temperature=0.5, **options)
 
 
 def compiled(model, steps=STEPS, **options):
-    optimizer = LARS(WarmupCosine(1.0, 2, steps), weight_decay=1e-4)
+    optimizer = LARS(WarmupCosine(0.1, 2, steps), weight_decay=1e-4)
     model.compile(optimizer=optimizer, **options)
     return model
 
@@ -66,12 +65,12 @@ def train_on(strategy, source, *, jit_compile=False):
 
 
 def assert_close(one, many, tolerance):
-    for name in ("loss", "contrastive_top1", "embedding_std", "alignment"):
+    # Not embedding_std and uniformity: those are means over replicas of local estimates.
+    for name in ("loss", "contrastive_top1", "contrastive_top5", "alignment"):
         a, b = [[logs[name] for logs in trajectory] for trajectory in (one[0], many[0])]
-        rtol = 0.02 if name in ("embedding_std",) else tolerance
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6, err_msg=name)
-    for a, b in zip(one[1], many[1]):
-        assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(a), 1e-3)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-6, err_msg=name)
+    for a, b in zip(one[1], many[1]):  # Weights are of the order of 0.1 to 1.
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=0.1 * tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,9 @@ def test_keras_file_round_trip(source, tmp_path):
     model.fit(pairs, steps_per_epoch=2, verbose=0)
     model.save(tmp_path / "model.keras")
     again = tf.keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    assert again.get_config() == model.get_config()
+    for part in ("encoder", "projection_head"):
+        assert getattr(again, part).get_config() == getattr(model, part).get_config()
+    assert (again.temperature, again.probe_classes) == (0.5, 4)
     images = source.images[:4] / np.float32(255)
     np.testing.assert_array_equal(
         again.predict(images, verbose=0), model.predict(images, verbose=0)
@@ -204,5 +205,6 @@ def test_bad_arguments_are_named(source):
     with pytest.raises(UserError, match="received loss='mse'"):
         small_model().compile(optimizer="sgd", loss="mse")
     model = compiled(small_model())
-    with pytest.raises(UserError, match="two_view_dataset"):
+    # AutoGraph gives errors inside train_step a type of its own, and keeps their message.
+    with pytest.raises(Exception, match=r"two views \(view_a, view_b\); received 1 of them"):
         model.train_on_batch(source.images[:4] / np.float32(255))

@@ -148,6 +148,8 @@ class SimCLR(tf.keras.Model):
             **{name: tf.keras.saving.deserialize_keras_object(c) for name, c in config.items()}
         )
         self.optimizer.build(self.learned_variables)
+        if self.probe is not None:
+            self.probe_optimizer.build(self.probe.trainable_variables)
 
     def _inputs(self, data):
         """(views [2N, H, W, C], (images, labels) or None) from what the data set yields."""
@@ -157,9 +159,10 @@ class SimCLR(tf.keras.Model):
         if isinstance(data, dict):
             return augment.finish_views(data), labelled
         if not isinstance(data, (tuple, list)) or len(data) != 2:
+            received = f"{len(data)} of them" if isinstance(data, (tuple, list)) else data
             raise UserError(
-                "SimCLR trains on elements of two_view_dataset or on (view_a, view_b); received "
-                f"{type(data).__name__}."
+                "SimCLR trains on batches of two_view_dataset or on two views (view_a, view_b); "
+                f"received {received}."
             )
         return tf.concat(data, axis=0), labelled
 
