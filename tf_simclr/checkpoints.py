@@ -23,11 +23,11 @@ from tf_simclr.models.batch_norm import plain_copy
 
 gfile = tf.io.gfile
 
-MANIFEST = "manifest.json"
+_MANIFEST = "manifest.json"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
 _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + _VALUE)
-_LISTED = 20  # Variables of each kind an error names.
+_LISTED = 20  # Variables of each kind that an error names.
 # What TensorFlow's reader raises on files that are no checkpoint, or half of one.
 _UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 
@@ -38,8 +38,8 @@ class RunCheckpoints:
     A reader, or a run killed at any moment, finds only whole checkpoints: one exists once its index
     file does, which is written last, and older ones go only then.
 
-    With several hosts every one of them must call `save`, as reading a variable may need all of
-    them; only the chief leaves files.
+    With several hosts each must call `save`, as reading a variable may need all of them; only the
+    chief leaves files.
     """
 
     def __init__(self, directory, *, keep: int = 5, manifest: dict | None = None, **parts):
@@ -50,9 +50,9 @@ class RunCheckpoints:
           keep: how many checkpoints stay, >= 1.
           manifest: JSON-ready; "encoder" (`tf.keras.saving.serialize_keras_object`) is what
             `load_encoder_from` rebuilds the encoder from.
-          **parts: models, layers, optimisers, variables. An optimiser that has no variables yet
-            gets them now, for the trainable variables of the parts before it (up to the previous
-            optimiser): name an optimiser after what it trains, in the order it trains it.
+          **parts: models, layers, optimisers, variables. An optimiser without variables gets them
+            now, for the trainable variables of the parts named before it and after the previous
+            optimiser: name it after what it trains.
         """
         if keep < 1:
             raise UserError(f"keep must be at least 1; received {keep!r}.")
@@ -62,14 +62,9 @@ class RunCheckpoints:
         self.parts = parts
         _build_optimizers(parts)
 
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, ascending."""
-        found = (re.fullmatch(r"ckpt-(\d+)\.index", name) for name in _names_in(self.directory))
-        return sorted(int(match[1]) for match in found if match)
-
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None where there is none."""
-        return max(self.steps(), default=None)
+        """Step of the newest checkpoint; None where there is none."""
+        return max(_steps_in(self.directory), default=None)
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`, then removes all but the newest `keep`.
@@ -78,87 +73,91 @@ class RunCheckpoints:
           UserError: it could not be written; the older ones are untouched.
         """
         checkpoint = tf.train.Checkpoint(**self.parts)
-        if not _strategy_of(checkpoint).extended.should_checkpoint:
+        strategy = _strategy_of(variable_paths(checkpoint).values())
+        if not strategy.extended.should_checkpoint:
             with tempfile.TemporaryDirectory() as scratch:
                 checkpoint.write(os.path.join(scratch, "ckpt"))
             return
         try:
             gfile.makedirs(self.directory)
-            self._remove("tmp-")  # Of a run that was killed while saving.
+            self._remove(_is_temporary)  # Of a run that was killed while saving.
             checkpoint.write(os.path.join(self.directory, f"tmp-{step}"))
             self._publish(step)
         except tf.errors.OpError as error:
-            self._remove("tmp-")
+            self._remove(_is_temporary)
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.directory}: "
                 f"{error.message} The older ones are whole; make room or choose another folder."
             ) from error
-        newest = sorted(set(self.steps()) - {step})[-self.keep + 1 :] if self.keep > 1 else []
-        for old in set(self.steps()) - {step, *newest}:
-            self._remove(f"ckpt-{old}.index")  # First: without it the rest is no checkpoint.
-            self._remove(f"ckpt-{old}.data-")
+        others = [other for other in _steps_in(self.directory) if other != step]
+        kept = {step, *others[max(len(others) - self.keep + 1, 0) :]}
+        self._remove(lambda name: _step_of(name) not in kept | {None})
 
     def restore_latest(self) -> int | None:
         """Restores the newest checkpoint into the parts, all of it or nothing.
 
         Returns:
-          Its step; None where there is no checkpoint, and nothing changed.
+          Its step; None where there is no checkpoint.
 
         Raises:
           UserError: as `restore`.
         """
         step = self.latest_step()
-        if step is not None:
-            try:
-                restore(os.path.join(self.directory, f"ckpt-{step}"), **self.parts)
-            except DamagedCheckpoint as error:
-                raise DamagedCheckpoint(f"{error} {self._way_out(step)}") from error
+        if step is None:
+            return None
+        try:
+            restore(os.path.join(self.directory, f"ckpt-{step}"), **self.parts)
+        except DamagedCheckpoint as error:
+            older = [other for other in _steps_in(self.directory) if other != step]
+            then = f"go on from step {older[-1]}" if older else "start again"
+            raise DamagedCheckpoint(f"{error} Remove ckpt-{step}.* to {then}.") from error
         return step
 
     def _publish(self, step: int) -> None:
-        temporary, final = f"tmp-{step}.", f"ckpt-{step}."
-        self._remove(final + "index")  # An older one of the same step must not mix with the new.
-        names = [name for name in _names_in(self.directory) if name.startswith(temporary)]
-        for name in sorted(names, key=lambda name: name.endswith(".index")):
-            if name.endswith(".index"):
-                write_json(os.path.join(self.directory, MANIFEST), self.manifest)
-            target = final + name[len(temporary) :]
-            gfile.rename(*(os.path.join(self.directory, n) for n in (name, target)), overwrite=True)
-
-    def _remove(self, prefix: str) -> None:
+        """Gives the files of a checkpoint their names, the index last."""
+        index, data = f"ckpt-{step}.index", f"ckpt-{step}.data-"
+        self._remove(lambda name: name == index)  # Not to mix with the new data for a moment.
+        self._remove(lambda name: name.startswith(data))
         for name in _names_in(self.directory):
-            if name.startswith(prefix):
-                path = os.path.join(self.directory, name)
-                gfile.rmtree(path) if gfile.isdir(path) else gfile.remove(path)
+            if name.startswith(f"tmp-{step}.data-"):
+                self._rename(name, name.replace(f"tmp-{step}.data-", data))
+        with gfile.GFile(os.path.join(self.directory, "tmp-" + _MANIFEST), "w") as file:
+            file.write(json.dumps(self.manifest, indent=2) + "\n")
+        self._rename("tmp-" + _MANIFEST, _MANIFEST)
+        self._rename(f"tmp-{step}.index", index)
 
-    def _way_out(self, step: int) -> str:
-        older = [other for other in self.steps() if other != step]
-        if older:
-            return f"Remove ckpt-{step}.* to go on from step {older[-1]}."
-        return f"There is no older one: remove {self.directory} to start again."
+    def _rename(self, name: str, to: str) -> None:
+        paths = [os.path.join(self.directory, n) for n in (name, to)]
+        gfile.rename(*paths, overwrite=True)
+
+    def _remove(self, which) -> None:
+        names = [name for name in _names_in(self.directory) if which(name)]
+        for name in sorted(names, reverse=True):  # ".index" before ".data": then it is none.
+            path = os.path.join(self.directory, name)
+            gfile.rmtree(path) if gfile.isdir(path) else gfile.remove(path)
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint whose files cannot be read."""
+    """A checkpoint of which a file is missing or cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RestoreReport:
     """What happened to each variable; names as in `variable_paths`.
 
-    After a restore that did not raise, the last three hold variables of ignored parts only.
+    Of a restore that did not raise, all but the first hold variables of ignored parts only.
 
     Attributes:
       matched: restored.
       missing: in the model, not in the checkpoint; left as they were.
       unexpected: in the checkpoint, not in the model.
-      mismatched: in both, but of another shape or dtype; left as they were.
+      mismatched: in both, of another shape or dtype; left as they were.
     """
 
     matched: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    mismatched: tuple[str, ...] = ()
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
 
 
 def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
@@ -168,30 +167,30 @@ def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
 
     Args:
       path: the checkpoint's path without ".index".
-      ignore: names of parts, in the checkpoint or given here, that need not fit; what fits of
-        them is restored.
+      ignore: names of parts, there or here, that need not fit; what fits of them is restored.
       **parts: as given to `RunCheckpoints`, or some of them.
 
     Returns:
       What was restored and what was not.
 
     Raises:
-      UserError: variables missing, unexpected or of another shape, all listed; no such checkpoint.
+      UserError: variables are missing, unexpected or of another shape, all listed; or there is no
+        checkpoint.
       DamagedCheckpoint: a file of it cannot be read.
     """
     path = os.fspath(path)
+    reader, saved = _open(path)
     _build_optimizers(parts)
     live = variable_paths(tf.train.Checkpoint(**parts))
-    reader, saved = _open(path)
-    both = [key for key in live if key in saved]
-    misfits = [key for key in both if saved[key] != _kind(live[key])]
+    both = live.keys() & saved.keys()
+    misfits = {key for key in both if saved[key] != _kind_of(live[key])}
     report = RestoreReport(
-        matched=tuple(sorted(set(both) - set(misfits))),
-        missing=tuple(sorted(set(live) - set(saved))),
-        unexpected=tuple(sorted(set(saved) - set(live))),
+        matched=tuple(sorted(both - misfits)),
+        missing=tuple(sorted(live.keys() - both)),
+        unexpected=tuple(sorted(saved.keys() - both)),
         mismatched=tuple(sorted(misfits)),
     )
-    _refuse(path, report, set(ignore), live, saved)
+    _refuse_misfits(path, report, set(ignore), live, saved)
     try:
         values = {key: reader.get_tensor(key) for key in report.matched}
     except _UNREADABLE as error:
@@ -203,35 +202,31 @@ def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
 
 
 def variable_paths(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
-    """Every variable below `root` under the name `root.write` gives it.
+    """Every variable below `root`, by the name under which `root.write` stores it.
 
     The name is the first path in breadth-first order; slot variables of legacy optimisers
     (tensorflow-addons) hang below the variable they belong to.
     """
-    view = tf.train.TrackableView
-    prefixes, queue = {id(root): ""}, collections.deque([root])
-    nodes, found = [], {}
+    paths, queue = {id(root): ""}, collections.deque([root])
+    nodes = []  # Keeps the nodes alive, and so their ids unique.
     while queue:
         node = queue.popleft()
         nodes.append(node)
-        prefix = prefixes[id(node)]
-        if isinstance(node, tf.Variable):
-            found[prefix + _VALUE] = node
-        for name, child in view.children(node).items():
-            if id(child) not in prefixes:
+        for name, child in tf.train.TrackableView.children(node).items():
+            if id(child) not in paths:
                 name = name.replace(".", "..").replace("/", ".S")
-                prefixes[id(child)] = f"{prefix}/{name}" if prefix else name
+                paths[id(child)] = f"{paths[id(node)]}/{name}".lstrip("/")
                 queue.append(child)
     variables = [node for node in nodes if isinstance(node, tf.Variable)]
-    for node in nodes:
-        if not isinstance(node, tf.keras.optimizers.legacy.Optimizer):
-            continue
-        for slot in node.get_slot_names():
-            for variable in variables:
-                value = _slot_of(node, variable, slot)
-                if value is not None:
-                    owner = f"{prefixes[id(variable)]}{_SLOT}{prefixes[id(node)]}/{slot}"
-                    found[owner + _VALUE] = value
+    found = {paths[id(variable)] + _VALUE: variable for variable in variables}
+    for optimizer in nodes:
+        if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+            for slot in optimizer.get_slot_names():
+                for variable in variables:
+                    value = _slot_of(optimizer, variable, slot)
+                    if value is not None:
+                        owner, by = paths[id(variable)], paths[id(optimizer)]
+                        found[f"{owner}{_SLOT}{by}/{slot}{_VALUE}"] = value
     return found
 
 
@@ -239,8 +234,8 @@ def load_encoder_from(path) -> tf.keras.Model:
     """Loads an encoder from whatever holds one.
 
     Args:
-      path: a workdir (its newest checkpoint, else its export), its checkpoints folder, a
-        checkpoint, an exported encoder's folder, or a .keras file.
+      path: a workdir (its newest checkpoint, else its export), a checkpoints folder, a checkpoint,
+        an exported encoder's folder, or a .keras file.
 
     Returns:
       The encoder: float32, plain batch normalisation, every layer trainable.
@@ -248,13 +243,17 @@ def load_encoder_from(path) -> tf.keras.Model:
     Raises:
       UserError: none is there, with what was looked for; or it cannot be read.
     """
-    path = os.fspath(path).rstrip("/")
-    for prefix in _checkpoints_at(path):
-        return _from_checkpoint(prefix)
+    path = os.fspath(path)
+    if gfile.exists(path.removesuffix(".index") + ".index"):
+        return _from_checkpoint(path.removesuffix(".index"))
+    for directory in (os.path.join(path, "checkpoints"), path):
+        step = max(_steps_in(directory), default=None)
+        if step is not None:
+            return _from_checkpoint(os.path.join(directory, f"ckpt-{step}"))
     files = [path] if path.endswith(".keras") else []
     files += [os.path.join(path, name) for name in ("encoder.keras", "encoder/encoder.keras")]
     for file in files:
-        if gfile.exists(file):
+        if gfile.exists(file) and not gfile.isdir(file):
             return _from_keras_file(file)
     raise UserError(
         f"no encoder at {path!r}: it is no checkpoint ({path}.index), no .keras file, and no "
@@ -264,70 +263,101 @@ def load_encoder_from(path) -> tf.keras.Model:
 
 
 def read_manifest(directory) -> dict[str, Any]:
-    """What `manifest.json` of a checkpoints folder says.
+    """What `manifest.json` in a checkpoints folder says.
 
     Raises:
-      UserError: it is not there or cannot be read.
+      UserError: it is missing or cannot be read.
     """
-    file = os.path.join(os.fspath(directory), MANIFEST)
+    file = os.path.join(os.fspath(directory), _MANIFEST)
+    if not gfile.exists(file):
+        raise UserError(f"{file} is missing; it says what the checkpoints beside it hold.")
     try:
         with gfile.GFile(file, "r") as opened:
-            return json.loads(opened.read())
-    except tf.errors.NotFoundError as error:
-        raise UserError(f"{file} is missing, so the encoder cannot be rebuilt.") from error
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+            return dict(json.loads(opened.read()))
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged: {error}.") from error
 
 
-def write_json(path: str, content: dict) -> None:
-    """Replaces a JSON file whole: a crash leaves the old one or the new one."""
-    with gfile.GFile(path + ".tmp", "w") as file:
-        file.write(json.dumps(content, indent=2, default=_plain_value) + "\n")
-    gfile.rename(path + ".tmp", path, overwrite=True)
+def _from_checkpoint(path: str) -> tf.keras.Model:
+    file = os.path.join(os.path.dirname(path), _MANIFEST)
+    config = read_manifest(os.path.dirname(path)).get("encoder")
+    if config is None:
+        raise UserError(f"{file} does not describe an encoder, so it cannot be rebuilt.")
+    try:
+        encoder = tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as error:  # A wrong config can fail in any way.
+        raise UserError(f"the encoder in {file} cannot be rebuilt: {error}") from error
+    others = {_part_of(key) for key in _open(path)[1]} - {"encoder"}
+    restore(path, ignore=others, encoder=encoder)
+    return _plain(encoder)
 
 
-def _plain_value(value):
-    return value.item() if hasattr(value, "item") else str(value)  # NumPy scalars; paths, dates.
+def _from_keras_file(file: str) -> tf.keras.Model:
+    try:
+        encoder = tf.keras.models.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # A broken file can fail in any way.
+        raise UserError(f"{file} cannot be loaded: {error}") from error
+    return _plain(encoder)
 
 
-def _names_in(directory: str) -> list[str]:
-    if not gfile.isdir(directory):
-        return []
-    return [name.rstrip("/") for name in gfile.listdir(directory)]
+def _plain(encoder: tf.keras.Model) -> tf.keras.Model:
+    encoder = plain_copy(encoder)
+    encoder.trainable = True
+    return encoder
 
 
-def _strategy_of(checkpoint) -> tf.distribute.Strategy:
-    """The strategy whose variables these are, also outside its scope."""
-    for variable in variable_paths(checkpoint).values():
+def _build_optimizers(parts: dict) -> None:
+    """Makes the variables of optimisers that have none; the rule is in `RunCheckpoints`."""
+    trained = []
+    for part in parts.values():
+        if isinstance(part, tf.keras.optimizers.legacy.Optimizer):
+            part._create_all_weights(trained)  # It has no public build.
+        elif isinstance(part, tf.keras.optimizers.Optimizer):
+            with _strategy_of(trained).scope():
+                part.build(trained)
+        else:
+            trained = trained + list(getattr(part, "trainable_variables", ()))
+            continue
+        trained = []
+
+
+def _strategy_of(variables) -> tf.distribute.Strategy:
+    """The strategy the variables were made in, also outside its scope."""
+    for variable in variables:
         if hasattr(variable, "distribute_strategy"):
             return variable.distribute_strategy
     return tf.distribute.get_strategy()
 
 
-def _build_optimizers(parts: dict) -> None:
-    """Makes the variables of optimisers that have none yet; the rule is `RunCheckpoints`'."""
-    trained = []
-    for part in parts.values():
-        legacy = isinstance(part, tf.keras.optimizers.legacy.Optimizer)
-        if legacy or isinstance(part, tf.keras.optimizers.Optimizer):
-            if legacy:
-                part._create_all_weights(trained)  # It has no public build.
-            else:
-                part.build(trained)
-            trained = []
-        else:
-            trained += getattr(part, "trainable_variables", [])
-
-
 def _slot_of(optimizer, variable, name):
     try:
         return optimizer.get_slot(variable, name)
-    except (KeyError, AttributeError):
+    except KeyError:
         return None
 
 
-def _kind(variable) -> tuple[tuple[int, ...], tf.DType]:
-    return tuple(variable.shape), variable.dtype.base_dtype
+def _names_in(directory: str) -> list[str]:
+    names = gfile.listdir(directory) if gfile.isdir(directory) else []
+    return [name.rstrip("/") for name in names]
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith("tmp-")
+
+
+def _step_of(name: str) -> int | None:
+    match = re.match(r"ckpt-(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
+def _steps_in(directory: str) -> list[int]:
+    """Steps of the checkpoints in a folder, ascending."""
+    found = [_step_of(name) for name in _names_in(directory) if name.endswith(".index")]
+    return sorted(step for step in found if step is not None)
+
+
+def _kind_of(variable) -> tuple[list[int], str]:
+    return variable.shape.as_list(), variable.dtype.base_dtype.name
 
 
 def _open(path: str):
@@ -340,16 +370,18 @@ def _open(path: str):
     except _UNREADABLE as error:
         raise _damaged(path, ".index", error) from error
     names = [name for name in shapes if name not in _BOOKKEEPING]
-    return reader, {name: (tuple(shapes[name]), dtypes[name].base_dtype) for name in names}
+    return reader, {name: (list(shapes[name]), dtypes[name].base_dtype.name) for name in names}
 
 
 def _damaged(path: str, suffix: str, error: Exception) -> DamagedCheckpoint:
     directory, name = os.path.split(path)
     files = [n for n in _names_in(directory or ".") if n.startswith(name + suffix)]
-    file = os.path.join(directory, files[0] if files else name + suffix + "*")
-    reason = getattr(error, "message", None) or str(error)
-    state = "is damaged" if files else "is missing"
-    return DamagedCheckpoint(f"checkpoint file {file} {state}: {reason.splitlines()[0]}.")
+    if not files:
+        return DamagedCheckpoint(f"checkpoint {path} is incomplete: {path}{suffix}* is missing.")
+    reason = (getattr(error, "message", None) or str(error)).splitlines()[0].rstrip(".")
+    return DamagedCheckpoint(
+        f"checkpoint file {os.path.join(directory, files[0])} is damaged: {reason}."
+    )
 
 
 def _part_of(key: str) -> str:
@@ -357,72 +389,22 @@ def _part_of(key: str) -> str:
     return key.split(_SLOT)[-1].split("/")[0]
 
 
-def _refuse(path, report: RestoreReport, ignore: set[str], live: dict, saved: dict) -> None:
+def _refuse_misfits(path, report: RestoreReport, ignore: set[str], live: dict, saved: dict) -> None:
     """Raises UserError if anything outside the ignored parts does not fit."""
-
-    def strict(keys):
-        return [key for key in keys if _part_of(key) not in ignore]
-
-    def describe(kind):
-        return f"{list(kind[0])} {kind[1].name}"
-
-    kinds = (
+    lines = []
+    for title, keys in (
         ("in the model but not in the checkpoint", report.missing),
         ("in the checkpoint but not in the model", report.unexpected),
         ("of another shape or dtype", report.mismatched),
-    )
-    lines = []
-    for title, keys in kinds:
-        keys = strict(keys)
-        if keys:
-            lines.append(f"{len(keys)} {title}:")
+    ):
+        keys = [key for key in keys if _part_of(key) not in ignore]
+        lines += [f"{len(keys)} {title}:"] if keys else []
         for key in keys[:_LISTED]:
-            sides = [f"checkpoint {describe(saved[key])}"] if key in saved else []
-            sides += [f"model {describe(_kind(live[key]))}"] if key in live else []
+            kinds = {"checkpoint": saved.get(key), "model": key in live and _kind_of(live[key])}
+            sides = [f"{side} {kind[0]} {kind[1]}" for side, kind in kinds.items() if kind]
             lines.append(f"  {key.removesuffix(_VALUE)}: {', '.join(sides)}")
-        if len(keys) > _LISTED:
-            lines.append(f"  and {len(keys) - _LISTED} more")
+        lines += [f"  and {len(keys) - _LISTED} more"] if len(keys) > _LISTED else []
     if lines:
         raise UserError(
-            f"checkpoint {path} does not fit the model; nothing was changed. Variables\n"
-            + "\n".join(lines)
+            "\n".join([f"checkpoint {path} does not fit; nothing was changed. Variables", *lines])
         )
-
-
-def _checkpoints_at(path: str) -> list[str]:
-    """The checkpoint a path stands for, if any: itself, or the newest of a folder."""
-    prefix = path.removesuffix(".index")
-    if gfile.exists(prefix + ".index"):
-        return [prefix]
-    for directory in (os.path.join(path, "checkpoints"), path):
-        step = RunCheckpoints(directory).latest_step()
-        if step is not None:
-            return [os.path.join(directory, f"ckpt-{step}")]
-    return []
-
-
-def _from_checkpoint(prefix: str) -> tf.keras.Model:
-    directory = os.path.dirname(prefix)
-    config = read_manifest(directory).get("encoder")
-    if config is None:
-        raise UserError(f"{os.path.join(directory, MANIFEST)} does not describe an encoder.")
-    try:
-        encoder = tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
-    except Exception as error:  # A config may fail in any way; none of them is ours to mend.
-        raise UserError(f"the encoder in {directory}/{MANIFEST} cannot be built: {error}") from error
-    others = {_part_of(key) for key in _open(prefix)[1]} - {"encoder"}
-    restore(prefix, ignore=others, encoder=encoder)
-    return _fresh(encoder)
-
-
-def _from_keras_file(file: str) -> tf.keras.Model:
-    try:
-        return _fresh(tf.keras.models.load_model(file, compile=False, safe_mode=True))
-    except Exception as error:  # A file may be broken in any way.
-        raise UserError(f"{file} cannot be loaded: {error}") from error
-
-
-def _fresh(encoder: tf.keras.Model) -> tf.keras.Model:
-    encoder = plain_copy(encoder)
-    encoder.trainable = True
-    return encoder
