@@ -13,7 +13,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -26,7 +25,8 @@ gfile = tf.io.gfile
 _MANIFEST = "manifest.json"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
-_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + _VALUE)
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_BOOKKEEPING = (_GRAPH, "save_counter" + _VALUE)
 _LISTED = 20  # Variables of each kind that an error names.
 # What TensorFlow's reader raises on files that are no checkpoint, or half of one.
 _UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
@@ -58,7 +58,7 @@ class RunCheckpoints:
             raise UserError(f"keep must be at least 1; received {keep!r}.")
         self.directory = os.fspath(directory)
         self.keep = keep
-        self.manifest = manifest or {}
+        self.manifest = json.dumps(manifest or {}, indent=2) + "\n"
         self.parts = parts
         _build_optimizers(parts)
 
@@ -103,14 +103,8 @@ class RunCheckpoints:
           UserError: as `restore`.
         """
         step = self.latest_step()
-        if step is None:
-            return None
-        try:
+        if step is not None:
             restore(os.path.join(self.directory, f"ckpt-{step}"), **self.parts)
-        except DamagedCheckpoint as error:
-            older = [other for other in _steps_in(self.directory) if other != step]
-            then = f"go on from step {older[-1]}" if older else "start again"
-            raise DamagedCheckpoint(f"{error} Remove ckpt-{step}.* to {then}.") from error
         return step
 
     def _publish(self, step: int) -> None:
@@ -122,7 +116,7 @@ class RunCheckpoints:
             if name.startswith(f"tmp-{step}.data-"):
                 self._rename(name, name.replace(f"tmp-{step}.data-", data))
         with gfile.GFile(os.path.join(self.directory, "tmp-" + _MANIFEST), "w") as file:
-            file.write(json.dumps(self.manifest, indent=2) + "\n")
+            file.write(self.manifest)
         self._rename("tmp-" + _MANIFEST, _MANIFEST)
         self._rename(f"tmp-{step}.index", index)
 
@@ -135,10 +129,6 @@ class RunCheckpoints:
         for name in sorted(names, reverse=True):  # ".index" before ".data": then it is none.
             path = os.path.join(self.directory, name)
             gfile.rmtree(path) if gfile.isdir(path) else gfile.remove(path)
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint of which a file is missing or cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +164,8 @@ def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
       What was restored and what was not.
 
     Raises:
-      UserError: variables are missing, unexpected or of another shape, all listed; or there is no
-        checkpoint.
-      DamagedCheckpoint: a file of it cannot be read.
+      UserError: variables are missing, unexpected or of another shape, all listed; or a file of
+        the checkpoint is missing or damaged, named.
     """
     path = os.fspath(path)
     reader, saved = _open(path)
@@ -192,6 +181,8 @@ def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
     )
     _refuse_misfits(path, report, set(ignore), live, saved)
     try:
+        if reader.has_tensor(_GRAPH):
+            reader.get_tensor(_GRAPH)  # Unused, but read to find a file cut short in it.
         values = {key: reader.get_tensor(key) for key in report.matched}
     except _UNREADABLE as error:
         raise _damaged(path, ".data-", error) from error
@@ -243,7 +234,12 @@ def load_encoder_from(path) -> tf.keras.Model:
     Raises:
       UserError: none is there, with what was looked for; or it cannot be read.
     """
-    path = os.fspath(path)
+    encoder = plain_copy(_find_encoder(os.fspath(path)))
+    encoder.trainable = True
+    return encoder
+
+
+def _find_encoder(path: str) -> tf.keras.Model:
     if gfile.exists(path.removesuffix(".index") + ".index"):
         return _from_checkpoint(path.removesuffix(".index"))
     for directory in (os.path.join(path, "checkpoints"), path):
@@ -254,7 +250,10 @@ def load_encoder_from(path) -> tf.keras.Model:
     files += [os.path.join(path, name) for name in ("encoder.keras", "encoder/encoder.keras")]
     for file in files:
         if gfile.exists(file) and not gfile.isdir(file):
-            return _from_keras_file(file)
+            try:
+                return tf.keras.models.load_model(file, compile=False, safe_mode=True)
+            except Exception as error:  # A broken file can fail in any way.
+                raise UserError(f"{file} cannot be loaded: {error}") from error
     raise UserError(
         f"no encoder at {path!r}: it is no checkpoint ({path}.index), no .keras file, and no "
         "folder with checkpoints/ckpt-<step>.index, ckpt-<step>.index, encoder.keras or "
@@ -262,47 +261,17 @@ def load_encoder_from(path) -> tf.keras.Model:
     )
 
 
-def read_manifest(directory) -> dict[str, Any]:
-    """What `manifest.json` in a checkpoints folder says.
-
-    Raises:
-      UserError: it is missing or cannot be read.
-    """
-    file = os.path.join(os.fspath(directory), _MANIFEST)
-    if not gfile.exists(file):
-        raise UserError(f"{file} is missing; it says what the checkpoints beside it hold.")
-    try:
-        with gfile.GFile(file, "r") as opened:
-            return dict(json.loads(opened.read()))
-    except (tf.errors.OpError, ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {error}.") from error
-
-
 def _from_checkpoint(path: str) -> tf.keras.Model:
     file = os.path.join(os.path.dirname(path), _MANIFEST)
-    config = read_manifest(os.path.dirname(path)).get("encoder")
-    if config is None:
-        raise UserError(f"{file} does not describe an encoder, so it cannot be rebuilt.")
     try:
+        with gfile.GFile(file, "r") as opened:
+            config = json.loads(opened.read())["encoder"]
         encoder = tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
-    except Exception as error:  # A wrong config can fail in any way.
-        raise UserError(f"the encoder in {file} cannot be rebuilt: {error}") from error
+    except Exception as error:  # A missing, broken or foreign manifest can fail in any way.
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the encoder cannot be rebuilt from {file}: {reason}") from error
     others = {_part_of(key) for key in _open(path)[1]} - {"encoder"}
     restore(path, ignore=others, encoder=encoder)
-    return _plain(encoder)
-
-
-def _from_keras_file(file: str) -> tf.keras.Model:
-    try:
-        encoder = tf.keras.models.load_model(file, compile=False, safe_mode=True)
-    except Exception as error:  # A broken file can fail in any way.
-        raise UserError(f"{file} cannot be loaded: {error}") from error
-    return _plain(encoder)
-
-
-def _plain(encoder: tf.keras.Model) -> tf.keras.Model:
-    encoder = plain_copy(encoder)
-    encoder.trainable = True
     return encoder
 
 
@@ -365,7 +334,7 @@ def _open(path: str):
     if not gfile.exists(path + ".index"):
         raise UserError(f"no checkpoint at {path!r}: {path}.index does not exist.")
     try:
-        reader = tf.train.load_checkpoint(path)
+        reader = tf.compat.v1.train.NewCheckpointReader(path)
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     except _UNREADABLE as error:
         raise _damaged(path, ".index", error) from error
@@ -373,14 +342,14 @@ def _open(path: str):
     return reader, {name: (list(shapes[name]), dtypes[name].base_dtype.name) for name in names}
 
 
-def _damaged(path: str, suffix: str, error: Exception) -> DamagedCheckpoint:
+def _damaged(path: str, suffix: str, error: Exception) -> UserError:
     directory, name = os.path.split(path)
     files = [n for n in _names_in(directory or ".") if n.startswith(name + suffix)]
-    if not files:
-        return DamagedCheckpoint(f"checkpoint {path} is incomplete: {path}{suffix}* is missing.")
+    file = os.path.join(directory, files[0]) if files else f"{path}{suffix}*"
     reason = (getattr(error, "message", None) or str(error)).splitlines()[0].rstrip(".")
-    return DamagedCheckpoint(
-        f"checkpoint file {os.path.join(directory, files[0])} is damaged: {reason}."
+    return UserError(
+        f"checkpoint file {file} is {'damaged' if files else 'missing'}: {reason}. "
+        f"Remove {name}.* to use the checkpoint before it, if there is one."
     )
 
 
@@ -391,20 +360,23 @@ def _part_of(key: str) -> str:
 
 def _refuse_misfits(path, report: RestoreReport, ignore: set[str], live: dict, saved: dict) -> None:
     """Raises UserError if anything outside the ignored parts does not fit."""
+
+    def describe(key):
+        sides = ["checkpoint {} {}".format(*saved[key])] if key in saved else []
+        if key in live:
+            sides.append("model {} {} ({})".format(*_kind_of(live[key]), live[key].name))
+        return f"  {key.removesuffix(_VALUE)}: {', '.join(sides)}"
+
     lines = []
     for title, keys in (
+        ("of another shape or dtype", report.mismatched),
         ("in the model but not in the checkpoint", report.missing),
         ("in the checkpoint but not in the model", report.unexpected),
-        ("of another shape or dtype", report.mismatched),
     ):
         keys = [key for key in keys if _part_of(key) not in ignore]
         lines += [f"{len(keys)} {title}:"] if keys else []
-        for key in keys[:_LISTED]:
-            kinds = {"checkpoint": saved.get(key), "model": key in live and _kind_of(live[key])}
-            sides = [f"{side} {kind[0]} {kind[1]}" for side, kind in kinds.items() if kind]
-            lines.append(f"  {key.removesuffix(_VALUE)}: {', '.join(sides)}")
+        lines += [describe(key) for key in keys[:_LISTED]]
         lines += [f"  and {len(keys) - _LISTED} more"] if len(keys) > _LISTED else []
     if lines:
-        raise UserError(
-            "\n".join([f"checkpoint {path} does not fit; nothing was changed. Variables", *lines])
-        )
+        head = f"checkpoint {path} does not fit; nothing was changed. Variables"
+        raise UserError("\n".join([head, *lines]))

@@ -32,7 +32,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     source, eval_source = judging.labelled_splits(config)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
-    workdir = Workdir(config.workdir)
+    workdir = Workdir(config.workdir, writes=is_chief(strategy))
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.mixed_precision.set_global_policy(config.precision)
     with strategy.scope():
@@ -56,7 +56,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     for before, variable in zip(frozen, model.non_trainable_variables):
         if not np.array_equal(before, variable.numpy()):
             raise AssertionError(f"frozen variable {variable.name} changed")
-    if is_chief(strategy):
+    if workdir.writes:
         _hand_over(config, source, eval_source, model, encoder, workdir, plan)
 
 

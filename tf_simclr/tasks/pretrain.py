@@ -34,7 +34,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     source = build.source_of(config, config.train_split)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
-    workdir = Workdir(config.workdir)
+    workdir = Workdir(config.workdir, writes=is_chief(strategy))
     workdir.claim(config)
     tf.keras.mixed_precision.set_global_policy(config.precision)
     if config.lineareval_while_pretraining:
@@ -53,14 +53,15 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _announce(config, source, plan, strategy, step)
     if step < plan.total_steps:
         _train(config, strategy, source, plan, model, checkpoints, workdir, step)
-    if is_chief(strategy):
+    if workdir.writes:
         _hand_over(config, source, plan, model, workdir)
 
 
 def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
     dataset = functools.partial(_dataset, config, source, start_step=step)
-    writer = tf.summary.create_file_writer(workdir / "tensorboard")
-    _show_views(dataset(None), workdir, writer, step, bool(model.probe))
+    writer = workdir.summary_writer()
+    if workdir.writes:
+        _show_views(dataset(None), workdir, writer, step, model.probe is not None)
     chance = losses.chance_level(config.train_batch_size)
 
     def log(metrics):

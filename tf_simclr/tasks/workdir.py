@@ -22,10 +22,12 @@ class Workdir:
 
     Attributes:
       path: the folder.
+      writes: whether this process writes there: with several hosts only the chief does.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, writes: bool = True):
         self.path = path
+        self.writes = writes
 
     def __truediv__(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -50,6 +52,8 @@ class Workdir:
                 f"--workdir={self.path} holds checkpoints but no flags.resolved that says whose. "
                 "Use another --workdir."
             )
+        if not self.writes:
+            return
         try:
             gfile.makedirs(self.path)
         except tf.errors.OpError as error:
@@ -61,21 +65,28 @@ class Workdir:
     def metrics_from(self, step: int) -> None:
         """Drops the lines of metrics.jsonl after `step`: a resumed run writes them again."""
         path = self / "metrics.jsonl"
-        if gfile.exists(path):
+        if self.writes and gfile.exists(path):
             lines = [line for line in _read(path).splitlines() if _step_of(line) <= step]
             write_atomically(path, "".join(line + "\n" for line in lines))
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
+        if not self.writes:
+            return
         with gfile.GFile(self / "metrics.jsonl", "a") as file:
             file.write(json.dumps(metrics) + "\n")
 
     def update_result(self, mode: str, numbers: dict[str, Any]) -> None:
         """Sets the last numbers of a mode in result.json; other modes' stay."""
-        path = self / "result.json"
-        result = json.loads(_read(path)) if gfile.exists(path) else {}
-        result[mode] = numbers
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
+        if self.writes:
+            result = {**self.result(), mode: numbers}
+            write_atomically(self / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def summary_writer(self) -> tf.summary.SummaryWriter:
+        """TensorBoard's writer."""
+        if not self.writes:
+            return tf.summary.create_noop_writer()
+        return tf.summary.create_file_writer(self / "tensorboard")
 
     def result(self) -> dict[str, Any]:
         """What result.json holds; {} where there is none."""

@@ -1,0 +1,113 @@
+"""Pairs of views per second, from the source to float views ready for the encoder.
+
+    python benchmarks/input_pipeline.py [--photos=DIR] [--peer=DIR]
+
+`--photos` is a folder of JPEGs for the 224-pixel figures; `--peer` is a checkout's directory `tf2/`
+of google-research/simclr, whose `data_util` then takes turns with ours on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+
+import numpy as np
+import tensorflow as tf
+
+import tf_simclr
+from benchmarks.timing import in_turns, rate, report
+
+BATCH = {32: 256, 224: 64}
+
+
+def ours(source, size, blur):
+    """Ours: `two_view_dataset`, then `finish_views` on the device."""
+    finish = tf.function(tf_simclr.finish_views)
+    dataset = tf_simclr.two_view_dataset(
+        source, batch_size=BATCH[size], image_size=size, blur=blur
+    )
+    batches = iter(dataset)
+    finish(next(batches))
+    return lambda: rate(lambda: finish(next(batches)), BATCH[size])
+
+
+def peers(data_util, images, decode, size, strength, blur):
+    """The reference: its `preprocess_for_train` for each view, its blur on the batch."""
+
+    def two_views(image):
+        image = tf.image.convert_image_dtype(decode(image), tf.float32)
+        views = [
+            data_util.preprocess_for_train(image, size, size, color_jitter_strength=strength)
+            for _ in range(2)
+        ]
+        return tf.concat(views, -1)
+
+    dataset = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).repeat()
+    dataset = dataset.map(two_views, tf.data.AUTOTUNE).batch(BATCH[size], drop_remainder=True)
+    batches = iter(dataset.prefetch(tf.data.AUTOTUNE))
+
+    @tf.function
+    def finish(batch):
+        views = tf.split(batch, 2, axis=-1)
+        if blur:
+            views = data_util.batch_random_blur(views, size, size)
+        return tf.concat(views, 0)
+
+    finish(next(batches))
+    return lambda: rate(lambda: finish(next(batches)), BATCH[size])
+
+
+def decoding_only(files):
+    """The floor: reading and decoding the same files, once each."""
+    dataset = tf.data.Dataset.from_tensor_slices(files).repeat()
+    dataset = dataset.map(_decode, tf.data.AUTOTUNE).map(tf.size).batch(BATCH[224])
+    batches = iter(dataset.prefetch(tf.data.AUTOTUNE))
+    next(batches)
+    return lambda: rate(lambda: next(batches), BATCH[224])
+
+
+def _decode(path):
+    return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", help="folder of JPEG files")
+    parser.add_argument("--peer", help="directory tf2/ of google-research/simclr")
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    data_util = None
+    if arguments.peer:
+        sys.path.insert(0, arguments.peer)
+        import data_util
+
+    small = np.random.default_rng(0).integers(0, 256, [5000, 32, 32, 3], np.uint8)
+    contestants = {"ours_32": ours(tf_simclr.array_source(small), 32, blur=False)}
+    if data_util:
+        contestants["peer_32"] = peers(data_util, small, lambda x: x, 32, 1.0, blur=False)
+    if arguments.photos:
+        files = sorted(glob.glob(os.path.join(arguments.photos, "*.[jJ]*")))
+        contestants["ours_224"] = ours(
+            tf_simclr.open_source("folder", arguments.photos), 224, blur=True
+        )
+        contestants["decode_224"] = decoding_only(files)
+        if data_util:
+            contestants["peer_224"] = peers(data_util, files, _decode, 224, 1.0, blur=True)
+    figures = in_turns(contestants, arguments.runs)
+    ratios = {
+        f"ratio_{size}": figures[f"ours_{size}"] / figures[f"peer_{size}"]
+        for size in (32, 224)
+        if f"peer_{size}" in figures
+    }
+    if "decode_224" in figures:
+        ratios["of_decoding_224"] = figures["ours_224"] / figures["decode_224"]
+    report(benchmark="input_pipeline", unit="pairs/s", cores=os.cpu_count(), **figures, **ratios)
+
+
+if __name__ == "__main__":
+    main()

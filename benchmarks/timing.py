@@ -1,0 +1,41 @@
+"""Timing for the benchmarks: contestants in turns, medians, one JSON line."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+
+def in_turns(contestants: dict[str, Callable[[], float]], runs: int = 5) -> dict[str, float]:
+    """Runs every contestant once per round, so that noise falls on all alike.
+
+    Args:
+      contestants: name to a function that does the work once and returns its figure.
+      runs: rounds.
+
+    Returns:
+      The median figure of each.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(runs):
+        for name, run in contestants.items():
+            figures[name].append(run())
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+def rate(step: Callable[[], object], items: int, seconds: float = 3.0) -> float:
+    """Items per second of `step`, which handles `items` of them, over about `seconds`."""
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        step()
+        done += items
+    return done / (time.perf_counter() - start)
+
+
+def report(**figures) -> None:
+    """Prints the one JSON line."""
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    print(json.dumps({**rounded, "machine": platform.machine(), "python": platform.python_version()}))

@@ -1,0 +1,174 @@
+"""Base encoders by name: our ResNets, and keras-cv's backbones with global average pooling.
+
+keras-cv's named backbones fetch their configuration from a hub even without weights; here they are
+built from the stacks of their papers, with no network.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.models.resnet import BLOCKS, resnet
+
+_RESNETS = {f"resnet{depth}": depth for depth in BLOCKS}
+
+# Tan & Le 2021, arXiv:2104.00298, table 4 (S) and appendix; B0 to B3 as in Keras Applications.
+_EFFICIENTNET_V2_STACKS = {
+    "b": ((1, 2, 2, 3, 5, 8), (32, 16, 32, 48, 96, 112), (16, 32, 48, 96, 112, 192)),
+    "s": ((2, 4, 4, 6, 9, 15), (24, 24, 48, 64, 128, 160), (24, 48, 64, 128, 160, 256)),
+    "m": (
+        (3, 5, 5, 7, 14, 18, 5),
+        (24, 24, 48, 80, 160, 176, 304),
+        (24, 48, 80, 160, 176, 304, 512),
+    ),
+    "l": (
+        (4, 7, 7, 10, 19, 25, 7),
+        (32, 32, 64, 96, 192, 224, 384),
+        (32, 64, 96, 192, 224, 384, 640),
+    ),
+}
+# Name: (stacks, width, depth).
+_EFFICIENTNETS_V2 = {
+    "efficientnetv2-b0": ("b", 1.0, 1.0),
+    "efficientnetv2-b1": ("b", 1.0, 1.1),
+    "efficientnetv2-b2": ("b", 1.1, 1.2),
+    "efficientnetv2-b3": ("b", 1.2, 1.4),
+    "efficientnetv2-s": ("s", 1.0, 1.0),
+    "efficientnetv2-m": ("m", 1.0, 1.0),
+    "efficientnetv2-l": ("l", 1.0, 1.0),
+}
+# He et al. 2016, arXiv:1603.05027: pre-activation.
+_RESNETS_V2 = {
+    f"resnet{depth}v2": ("block" if bottleneck else "basic_block", blocks)
+    for depth, (bottleneck, blocks) in BLOCKS.items()
+    if depth != 200
+}
+# Huang et al. 2017, arXiv:1608.06993, table 1.
+_DENSENETS = {
+    "densenet121": (6, 12, 24, 16),
+    "densenet169": (6, 12, 32, 32),
+    "densenet201": (6, 12, 48, 32),
+}
+
+ENCODERS = tuple(sorted([*_RESNETS, *_EFFICIENTNETS_V2, *_RESNETS_V2, *_DENSENETS]))
+
+
+def build_encoder(
+    name: str,
+    *,
+    image_size: int = 224,
+    channels: int = 3,
+    width_multiplier: float = 1,
+    sk_ratio: float = 0.0,
+    se_ratio: float = 0.0,
+    batch_norm_decay: float = 0.9,
+) -> tf.keras.Model:
+    """Builds an encoder with random weights. Any Keras model of one's own serves as well.
+
+    Args:
+      name: one of `ENCODERS`.
+      image_size, width_multiplier, sk_ratio, se_ratio, batch_norm_decay: as `resnet`; for our
+        ResNets only.
+      channels: of the images.
+
+    Returns:
+      A functional model from float32 [N, H, W, C] in [0, 1], any size, to float32 [N, D].
+
+    Raises:
+      UserError: unknown name, or an option that the encoder does not have.
+    """
+    if name in _RESNETS:
+        return resnet(
+            _RESNETS[name],
+            image_size=image_size,
+            channels=channels,
+            width_multiplier=width_multiplier,
+            sk_ratio=sk_ratio,
+            se_ratio=se_ratio,
+            batch_norm_decay=batch_norm_decay,
+            name=name,
+        )
+    if name not in ENCODERS:
+        raise unknown_name("encoder", name, ENCODERS)
+    options = {"width_multiplier": width_multiplier, "sk_ratio": sk_ratio, "se_ratio": se_ratio}
+    for option, value in options.items():
+        if value != (1 if option == "width_multiplier" else 0):
+            raise UserError(f"encoder {name!r} has no {option}; received {value!r}.")
+    if channels < 1:
+        raise UserError(f"channels must be positive; received {channels!r}.")
+    backbone = _backbone(name, include_rescaling=False, input_shape=(None, None, channels))
+    pool = tf.keras.layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")
+    return tf.keras.Model(backbone.input, pool(backbone.output), name=name)
+
+
+def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
+    """What an encoder computes on the way, by name.
+
+    Args:
+      encoder: a functional model; of our ResNets the stem and every block group are found by name,
+        of others the last image-shaped tensor of every resolution is called level1, level2, ...
+
+    Returns:
+      Keras tensors by name; "final_avg_pool" is h.
+    """
+    named = [
+        layer
+        for layer in encoder.layers
+        if layer.name.startswith("block_group") or layer.name in ("initial_conv", "initial_max_pool")
+    ]
+    if named:
+        found = {layer.name: layer.output for layer in named}
+    else:
+        found = {f"level{i}": tensor for i, tensor in enumerate(_last_of_each_size(encoder), 1)}
+    return {**found, "final_avg_pool": encoder.output}
+
+
+def _last_of_each_size(encoder) -> list:
+    """The last [N, H, W, C] tensor at every resolution, the largest first."""
+    sizes = {}
+    tensors = [
+        layer.output
+        for layer in encoder.layers
+        if not isinstance(layer.output, (list, tuple)) and layer.output.shape.rank == 4
+    ][1:]
+    if not tensors:
+        return []
+    channels = encoder.input_shape[-1]
+    shapes = tf.keras.Model(encoder.input, tensors).compute_output_shape([1, 256, 256, channels])
+    shapes = shapes if isinstance(shapes, list) else [shapes]
+    for tensor, shape in zip(tensors, shapes):
+        sizes[tuple(shape[1:3])] = tensor
+    return list(sizes.values())
+
+
+def _backbone(name, **options):
+    from keras_cv import models  # Slow to import, needed for its backbones only.
+
+    if name in _EFFICIENTNETS_V2:
+        stacks, width, depth = _EFFICIENTNETS_V2[name]
+        repeats, filters_in, filters_out = _EFFICIENTNET_V2_STACKS[stacks]
+        late = len(repeats) - 3  # The first three stacks are fused, without squeeze-excitation.
+        return models.EfficientNetV2Backbone(
+            width_coefficient=width,
+            depth_coefficient=depth,
+            stackwise_kernel_sizes=[3] * len(repeats),
+            stackwise_num_repeats=list(repeats),
+            stackwise_input_filters=list(filters_in),
+            stackwise_output_filters=list(filters_out),
+            stackwise_expansion_ratios=[1, 4, 4, 4] + [6] * (late - 1),
+            stackwise_squeeze_and_excite_ratios=[0.0] * 3 + [0.25] * late,
+            stackwise_strides=[1, 2, 2, 2, 1, 2] + [1] * (late - 3),
+            stackwise_conv_types=["fused"] * 3 + ["unfused"] * late,
+            **options,
+        )
+    if name in _RESNETS_V2:
+        block_type, blocks = _RESNETS_V2[name]
+        return models.ResNetV2Backbone(
+            stackwise_filters=[64, 128, 256, 512],
+            stackwise_blocks=list(blocks),
+            stackwise_strides=[1, 2, 2, 2],
+            block_type=block_type,
+            **options,
+        )
+    return models.DenseNetBackbone(stackwise_num_repeats=list(_DENSENETS[name]), **options)

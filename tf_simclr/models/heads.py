@@ -1,0 +1,82 @@
+"""The projection head g: from the representation h to the embedding z, dropped after training."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_simclr.errors import UserError
+
+_EPSILON, _DECAY = 1e-5, 0.9
+
+
+@tf.keras.utils.register_keras_serializable(package="tf_simclr")
+class ProjectionHead(tf.keras.layers.Layer):
+    """Dense layers with batch normalisation, ReLU between them.
+
+    Layers 1 to n - 1: Dense, batch normalisation, ReLU, as wide as h; layer n: Dense to `out_dim`,
+    batch normalisation without offset (SimCLR, arXiv:2002.05709, section 4.2; SimCLRv2,
+    arXiv:2006.10029, section 2.1; details as google-research/simclr, tf2/model.py).
+
+    Attributes:
+      num_layers: n; 2 in SimCLR, 3 in SimCLRv2; 1: linear; 0: z is h.
+      out_dim: D of z.
+      hidden_dim: width of the layers between; None: that of h.
+    """
+
+    def __init__(
+        self, num_layers: int = 3, out_dim: int = 128, hidden_dim: int | None = None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if num_layers < 0:
+            raise UserError(f"num_layers must be >= 0; received {num_layers!r}.")
+        for name, value in (("out_dim", out_dim), ("hidden_dim", hidden_dim)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be positive; received {value!r}.")
+        self.num_layers = num_layers
+        self.out_dim = out_dim
+        self.hidden_dim = hidden_dim
+        self.dense: list[tf.keras.layers.Layer] = []
+        self.norms: list[tf.keras.layers.Layer] = []
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        for i in range(self.num_layers):
+            last = i == self.num_layers - 1
+            units = self.out_dim if last else (self.hidden_dim or input_shape[-1])
+            dense = tf.keras.layers.Dense(
+                units,
+                use_bias=False,
+                kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+                name=f"dense_{i + 1}",
+            )
+            norm = tf.keras.layers.BatchNormalization(
+                momentum=_DECAY, epsilon=_EPSILON, center=not last, name=f"norm_{i + 1}"
+            )
+            dense.build([None, width])
+            norm.build([None, units])
+            self.dense.append(dense)
+            self.norms.append(norm)
+            width = units
+        super().build(input_shape)
+
+    def call(self, inputs, training=False, num_layers: int | None = None):
+        """z of h [N, D]; with `num_layers`, what that many layers give (SimCLRv2 tunes from there).
+
+        Returns:
+          float32 [N, out_dim].
+        """
+        x = inputs
+        stop = self.num_layers if num_layers is None else num_layers
+        for i, (dense, norm) in enumerate(zip(self.dense[:stop], self.norms)):
+            x = norm(dense(x), training=training)
+            if i < self.num_layers - 1:
+                x = tf.nn.relu(x)
+        return tf.cast(x, tf.float32)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "out_dim": self.out_dim,
+            "hidden_dim": self.hidden_dim,
+        }

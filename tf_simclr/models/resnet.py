@@ -1,0 +1,201 @@
+"""ResNet as SimCLR's reference defines it: the paper's base encoder f, and SimCLRv2's.
+
+A functional Keras model of plain layers, so that its `.keras` file needs no tf_simclr. Facts that
+differ from torchvision's and Keras' ResNets, all from google-research/simclr (tf2/resnet.py):
+the first block of every group has a projection shortcut, also in group 1 of ResNet-18 and 34; the
+stride is in the 3x3 convolution; the last gamma of every block starts at 0; padding is symmetric.
+He et al. 2015, arXiv:1512.03385; selective kernels: arXiv:1903.06586; ResNet-D: arXiv:1812.01187;
+squeeze and excitation: arXiv:1709.01507.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_simclr.errors import UserError, unknown_name
+
+layers = tf.keras.layers
+
+BLOCKS = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+    200: (True, (3, 24, 36, 3)),
+}
+SMALL_IMAGE = 32  # Up to this side: a 3x3 stem that keeps the resolution.
+
+_EPSILON = 1e-5
+_SK_LEAST_WIDTH = 32
+
+
+def resnet(
+    depth: int,
+    *,
+    image_size: int = 224,
+    channels: int = 3,
+    width_multiplier: float = 1,
+    sk_ratio: float = 0.0,
+    se_ratio: float = 0.0,
+    batch_norm_decay: float = 0.9,
+    name: str | None = None,
+) -> tf.keras.Model:
+    """Builds a ResNet without classifier.
+
+    Args:
+      depth: 18, 34, 50, 101, 152 or 200.
+      image_size: decides the stem only; the model takes images of any size.
+      channels: of the images.
+      width_multiplier: of all widths; fractions make small models.
+      sk_ratio: > 0: selective kernels with ResNet-D stem and shortcuts, 0.0625 in SimCLRv2; in
+        bottleneck blocks (depth >= 50).
+      se_ratio: > 0: squeeze and excitation after each block.
+      batch_norm_decay: of the moving statistics.
+      name: of the model.
+
+    Returns:
+      A model from float32 [N, H, W, C] in [0, 1] to float32 [N, D], D = 512 (18, 34) or 2048 times
+      the width. Layers initial_conv, initial_max_pool, block_group1 to 4 and final_avg_pool mark
+      its endpoints.
+
+    Raises:
+      UserError: unknown depth, or a value out of range.
+    """
+    if depth not in BLOCKS:
+        raise unknown_name("ResNet depth", depth, map(str, BLOCKS))
+    for argument, value, low in (
+        ("image_size", image_size, 1),
+        ("channels", channels, 1),
+        ("width_multiplier", width_multiplier, 1 / 64),
+        ("sk_ratio", sk_ratio, 0),
+        ("se_ratio", se_ratio, 0),
+    ):
+        if value < low:
+            raise UserError(f"{argument} must be at least {low:g}; received {value!r}.")
+    net = _Net(width_multiplier, sk_ratio, se_ratio, batch_norm_decay)
+    bottleneck, counts = BLOCKS[depth]
+    images = layers.Input([None, None, channels], name="images")
+    x = net.stem(images, small=image_size <= SMALL_IMAGE)
+    for group, count in enumerate(counts, 1):
+        for block in range(count):
+            prefix = f"group{group}_block{block + 1}"
+            last = f"block_group{group}" if block == count - 1 else f"{prefix}_out"
+            strides = 2 if block == 0 and group > 1 else 1
+            make = net.bottleneck if bottleneck else net.basic
+            x = make(x, net.width(64 * 2 ** (group - 1)), strides, block == 0, prefix, last)
+    # float32 also under mixed precision: h is what everything downstream measures.
+    x = layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")(x)
+    return tf.keras.Model(images, x, name=name or f"resnet{depth}")
+
+
+class _Net:
+    """What the parts of one ResNet have in common."""
+
+    def __init__(self, width_multiplier, sk_ratio, se_ratio, batch_norm_decay):
+        self.width_multiplier = width_multiplier
+        self.sk_ratio, self.se_ratio = sk_ratio, se_ratio
+        self.batch_norm_decay = batch_norm_decay
+
+    def width(self, filters: int) -> int:
+        return max(int(round(filters * self.width_multiplier)), 1)
+
+    def conv(self, x, filters, kernel, strides, name):
+        if strides > 1 and kernel > 1:
+            # Symmetric padding whatever the size; SAME would pad after the image only.
+            before = (kernel - 1) // 2
+            pad = (before, kernel - 1 - before)
+            x = layers.ZeroPadding2D((pad, pad), name=f"{name}_pad")(x)
+        return layers.Conv2D(
+            filters,
+            kernel,
+            strides,
+            padding="same" if strides == 1 else "valid",
+            use_bias=False,
+            kernel_initializer=tf.keras.initializers.VarianceScaling(),
+            name=name,
+        )(x)
+
+    def norm(self, x, name, zero=False):
+        return layers.BatchNormalization(
+            momentum=self.batch_norm_decay,
+            epsilon=_EPSILON,
+            gamma_initializer="zeros" if zero else "ones",
+            name=name,
+        )(x)
+
+    def conv_norm_relu(self, x, filters, kernel, strides, name):
+        x = self.norm(self.conv(x, filters, kernel, strides, f"{name}_conv"), f"{name}_norm")
+        return layers.ReLU(name=f"{name}_relu")(x)
+
+    def stem(self, x, small):
+        if small:
+            x = self.conv(x, self.width(64), 3, 1, "initial_conv")
+            x = self.norm(x, "stem_norm")
+            return layers.ReLU(name="initial_max_pool")(x)
+        if self.sk_ratio > 0:
+            half = self.width(64) // 2
+            x = self.conv_norm_relu(x, half, 3, 2, "stem1")
+            x = self.conv_norm_relu(x, half, 3, 1, "stem2")
+            x = self.conv(x, self.width(64), 3, 1, "initial_conv")
+        else:
+            x = self.conv(x, self.width(64), 7, 2, "initial_conv")
+        x = layers.ReLU(name="stem_relu")(self.norm(x, "stem_norm"))
+        return layers.MaxPooling2D(3, 2, padding="same", name="initial_max_pool")(x)
+
+    def basic(self, x, filters, strides, project, prefix, last):
+        shortcut = self.shortcut(x, filters, strides, prefix) if project else x
+        x = self.conv_norm_relu(x, filters, 3, strides, f"{prefix}_1")
+        x = self.norm(self.conv(x, filters, 3, 1, f"{prefix}_2_conv"), f"{prefix}_2_norm", True)
+        return self.join(x, shortcut, prefix, last)
+
+    def bottleneck(self, x, filters, strides, project, prefix, last):
+        shortcut = self.shortcut(x, 4 * filters, strides, prefix) if project else x
+        x = self.conv_norm_relu(x, filters, 1, 1, f"{prefix}_1")
+        if self.sk_ratio > 0:
+            x = self.selective_kernel(x, filters, strides, f"{prefix}_2")
+        else:
+            x = self.conv_norm_relu(x, filters, 3, strides, f"{prefix}_2")
+        x = self.conv(x, 4 * filters, 1, 1, f"{prefix}_3_conv")
+        x = self.norm(x, f"{prefix}_3_norm", True)
+        return self.join(x, shortcut, prefix, last)
+
+    def shortcut(self, x, filters, strides, prefix):
+        name = f"{prefix}_shortcut"
+        if self.sk_ratio > 0:  # ResNet-D: average before the 1x1, so that no pixel is dropped.
+            if strides > 1:
+                x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
+            padding = "same" if strides == 1 else "valid"
+            x = layers.AveragePooling2D(2, strides, padding=padding, name=f"{name}_pool")(x)
+            strides = 1
+        return self.norm(self.conv(x, filters, 1, strides, f"{name}_conv"), f"{name}_norm")
+
+    def join(self, x, shortcut, prefix, last):
+        if self.se_ratio > 0:
+            x = self.squeeze_excite(x, f"{prefix}_se")
+        return layers.ReLU(name=last)(layers.Add(name=f"{prefix}_add")([x, shortcut]))
+
+    def selective_kernel(self, x, filters, strides, name):
+        """Two 3x3 streams, mixed by a softmax over the two, computed from their sum."""
+        x = self.conv_norm_relu(x, 2 * filters, 3, strides, name)
+        first, second = x[:, :, :, :filters], x[:, :, :, filters:]
+        pooled = layers.Add(name=f"{name}_sum")([first, second])
+        pooled = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(pooled)
+        middle = max(int(filters * self.sk_ratio), _SK_LEAST_WIDTH)
+        mixing = self.conv_norm_relu(pooled, middle, 1, 1, f"{name}_squeeze")
+        mixing = self.conv(mixing, 2 * filters, 1, 1, f"{name}_mix_conv")
+        # A softmax over two is a sigmoid of their difference.
+        share = layers.Subtract(name=f"{name}_mix")([mixing[:, :, :, :filters], mixing[:, :, :, filters:]])
+        share = layers.Activation("sigmoid", name=f"{name}_share")(share)
+        difference = layers.Subtract(name=f"{name}_difference")([first, second])
+        weighted = layers.Multiply(name=f"{name}_weighted")([share, difference])
+        return layers.Add(name=f"{name}_out")([second, weighted])
+
+    def squeeze_excite(self, x, name):
+        filters = x.shape[-1]
+        options = {"kernel_initializer": tf.keras.initializers.VarianceScaling()}
+        gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
+        middle = max(1, int(filters * self.se_ratio))
+        gate = layers.Conv2D(middle, 1, activation="relu", name=f"{name}_reduce", **options)(gate)
+        gate = layers.Conv2D(filters, 1, activation="sigmoid", name=f"{name}_expand", **options)(gate)
+        return layers.Multiply(name=f"{name}_out")([gate, x])
