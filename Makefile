@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built once.
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 DEMO_DIR ?= runs/demo
 PEER ?=
 PHOTOS ?=

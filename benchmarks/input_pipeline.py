@@ -28,9 +28,7 @@ BATCH = {32: 256, 224: 64}
 def ours(source, size, blur):
     """Ours: `two_view_dataset`, then `finish_views` on the device."""
     finish = tf.function(tf_simclr.finish_views)
-    dataset = tf_simclr.two_view_dataset(
-        source, batch_size=BATCH[size], image_size=size, blur=blur
-    )
+    dataset = tf_simclr.two_view_dataset(source, batch_size=BATCH[size], image_size=size, blur=blur)
     batches = iter(dataset)
     finish(next(batches))
     return lambda: rate(lambda: finish(next(batches)), BATCH[size])

@@ -38,4 +38,6 @@ def rate(step: Callable[[], object], items: int, seconds: float = 3.0) -> float:
 def report(**figures) -> None:
     """Prints the one JSON line."""
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
-    print(json.dumps({**rounded, "machine": platform.machine(), "python": platform.python_version()}))
+    print(
+        json.dumps({**rounded, "machine": platform.machine(), "python": platform.python_version()})
+    )

@@ -5,10 +5,13 @@ python -m tf_simclr --mode=MODE --workdir=DIR [--flagfile=flags/X.flags] [flags]
 
 from __future__ import annotations
 
+import logging as std_logging
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Before TensorFlow starts: no start-up noise.
+# Before TensorFlow starts: it complains of GPU libraries on machines without a GPU, and what really
+# goes wrong reaches us as an exception.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, logging
 
@@ -25,8 +28,7 @@ def cli() -> None:
 
 
 def _main(argv: list[str]) -> int:
-    logging.set_verbosity(logging.INFO)
-    logging.use_python_logging(quiet=True)
+    _quiet_logging()
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is no flag; every flag starts with two dashes.")
@@ -47,3 +49,13 @@ def _main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     return 0
+
+
+def _quiet_logging() -> None:
+    """Our messages without decoration; of TensorFlow's only the warnings."""
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(std_logging.Formatter("%(message)s"))
+    handler.addFilter(
+        lambda record: record.levelno >= std_logging.WARNING or "tf_simclr" in record.pathname
+    )

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference.nt_xent import nt_xent as oracle
+from tests.replicas import mirrored
 from tf_simclr import losses
 from tf_simclr.data.pipeline import labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
@@ -15,8 +17,6 @@ from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.lars import LARS
 from tf_simclr.optim.schedules import WarmupCosine
-from tests.reference.nt_xent import nt_xent as oracle
-from tests.replicas import mirrored
 
 BATCH, SIZE, STEPS = 16, 16, 5
 

@@ -167,4 +167,3 @@ def _labels(index: dict[str, np.ndarray], key: str) -> np.ndarray | None:
     batches = tqdm(dataset.batch(1000), total=-(-count // 1000), desc="labels", mininterval=5)
     labels = np.concatenate([batch.numpy() for batch in batches])
     return None if labels.min() < 0 else labels
-

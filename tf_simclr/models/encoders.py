@@ -115,7 +115,8 @@ def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
     named = [
         layer
         for layer in encoder.layers
-        if layer.name.startswith("block_group") or layer.name in ("initial_conv", "initial_max_pool")
+        if layer.name.startswith("block_group")
+        or layer.name in ("initial_conv", "initial_max_pool")
     ]
     if named:
         found = {layer.name: layer.output for layer in named}

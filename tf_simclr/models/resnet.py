@@ -185,7 +185,9 @@ class _Net:
         mixing = self.conv_norm_relu(pooled, middle, 1, 1, f"{name}_squeeze")
         mixing = self.conv(mixing, 2 * filters, 1, 1, f"{name}_mix_conv")
         # A softmax over two is a sigmoid of their difference.
-        share = layers.Subtract(name=f"{name}_mix")([mixing[:, :, :, :filters], mixing[:, :, :, filters:]])
+        share = layers.Subtract(name=f"{name}_mix")(
+            [mixing[:, :, :, :filters], mixing[:, :, :, filters:]]
+        )
         share = layers.Activation("sigmoid", name=f"{name}_share")(share)
         difference = layers.Subtract(name=f"{name}_difference")([first, second])
         weighted = layers.Multiply(name=f"{name}_weighted")([share, difference])
@@ -197,5 +199,7 @@ class _Net:
         gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
         middle = max(1, int(filters * self.se_ratio))
         gate = layers.Conv2D(middle, 1, activation="relu", name=f"{name}_reduce", **options)(gate)
-        gate = layers.Conv2D(filters, 1, activation="sigmoid", name=f"{name}_expand", **options)(gate)
+        gate = layers.Conv2D(filters, 1, activation="sigmoid", name=f"{name}_expand", **options)(
+            gate
+        )
         return layers.Multiply(name=f"{name}_out")([gate, x])

@@ -1,4 +1,4 @@
-"""One task per --mode: each takes the Config apart and calls the rooms below with plain arguments."""
+"""One task per --mode: it takes the Config apart and calls the rooms below with plain arguments."""
 
 from __future__ import annotations
 

@@ -1,0 +1,139 @@
+"""report.html: one page, nothing loaded from anywhere, everything it shows escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.report import pictures
+
+gfile = tf.io.gfile
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.sub { color: #666; margin-top: .2rem; } img { max-width: 100%; }
+table { border-collapse: collapse; } th, td { padding: .3rem .9rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+thead th { border-bottom: 2px solid #222; } tbody tr + tr td { border-top: 1px solid #ddd; }
+tr.ours td { font-weight: 600; } td small { color: #777; font-weight: 400; }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; columns: 2; }
+"""
+
+
+def write_report(workdir: str) -> str:
+    """Writes WORKDIR/report.html from what the run has left there so far; parts may be missing.
+
+    Args:
+      workdir: local or any scheme of `tf.io.gfile`.
+
+    Returns:
+      The path of the page.
+    """
+    flags = _text(workdir, "flags.resolved") or ""
+    result = json.loads(_text(workdir, "result.json") or "{}")
+    lines = [json.loads(line) for line in (_text(workdir, "metrics.jsonl") or "").splitlines()]
+    rows = result.get("linear_eval", {}).get("few_label", [])
+    parts = [_head(flags, lines)]
+    if rows:
+        parts.append(
+            _section(
+                "How good is the representation?",
+                _table(rows),
+            )
+        )
+        parts.append(_image(pictures.accuracy_bars(rows), "accuracy by number of labels"))
+    if "knn_eval" in result:
+        parts.append(_knn(result["knn_eval"]))
+    if lines:
+        parts.append(_section("Training", _image(pictures.curves(lines), "curves over the steps")))
+    views = _bytes(workdir, "views.png")
+    if views:
+        note = "<p>A column is an image; its two random views are one above the other.</p>"
+        parts.append(_section("The views", note + _image(views, "pairs of views")))
+    embeddings = _bytes(workdir, "embeddings.npz")
+    if embeddings:
+        parts.append(_section("A map of the representation (t-SNE)", _map(embeddings)))
+    parts.append(_section("Settings", f"<pre>{html.escape(flags)}</pre>"))
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        f"<meta name='viewport' content='width=device-width'><title>SimCLR</title>"
+        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
+    )
+    path = os.path.join(workdir, "report.html")
+    with gfile.GFile(path + ".tmp", "w") as file:
+        file.write(page)
+    gfile.rename(path + ".tmp", path, overwrite=True)
+    return path
+
+
+def _head(flags: str, lines: list[dict]) -> str:
+    settings = dict(line[2:].split("=", 1) for line in flags.splitlines() if line.startswith("--"))
+    what = [settings.get(name, "") for name in ("dataset", "encoder")]
+    done = f"{lines[-1]['step']:,} steps of {settings.get('train_batch_size', '?')} images"
+    facts = [*what, f"{settings.get('image_size', '?')} px", done if lines else "not trained yet"]
+    return f"<h1>SimCLR</h1><p class='sub'>{html.escape(' · '.join(filter(None, facts)))}</p>"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>{content}"
+
+
+def _image(png: bytes, alt: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f"<p><img alt='{html.escape(alt, quote=True)}' src='data:image/png;base64,{data}'></p>"
+
+
+def _table(rows: list[dict]) -> str:
+    counts = list(dict.fromkeys(row["labels_per_class"] for row in rows))
+    head = "".join(f"<th>{html.escape(str(count))} per class</th>" for count in counts)
+    body = ""
+    for name in dict.fromkeys(row["features"] for row in rows):
+        cells = "".join(
+            f"<td>{row['mean']:.1%} <small>± {row['std']:.1%}</small></td>"
+            for row in rows
+            if row["features"] == name
+        )
+        kind = " class='ours'" if name == "trained encoder" else ""
+        body += f"<tr{kind}><td>{html.escape(name)}</td>{cells}</tr>"
+    note = (
+        "<p>Top-1 accuracy of logistic regression on frozen features, mean and standard deviation "
+        "of the random draws of labels.</p>"
+    )
+    return f"{note}<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _knn(result: dict) -> str:
+    values = ", ".join(
+        f"{html.escape(name)} {value:.1%}" for name, value in result.get("top1", {}).items()
+    )
+    return f"<p>Nearest neighbours (k = {html.escape(str(result.get('k')))}): {values}.</p>"
+
+
+def _map(npz: bytes) -> str:
+    with np.load(io.BytesIO(npz), allow_pickle=False) as saved:
+        names = {"trained": "trained encoder", "pixels": "raw pixels"}
+        features = {title: saved[key] for key, title in names.items() if key in saved}
+        labels = saved["labels"]
+        class_names = [str(name) for name in saved["class_names"]]
+    return _image(pictures.map_of(features, labels, class_names), "t-SNE of the features")
+
+
+def _bytes(workdir: str, name: str) -> bytes | None:
+    path = os.path.join(workdir, name)
+    if not gfile.exists(path):
+        return None
+    with gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def _text(workdir: str, name: str) -> str | None:
+    content = _bytes(workdir, name)
+    return None if content is None else content.decode()

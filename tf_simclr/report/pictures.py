@@ -1,0 +1,132 @@
+"""The pictures, as PNG bytes. Matplotlib's object interface: no global state, no display."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import tensorflow as tf
+
+# Okabe & Ito's palette, told apart with any colour vision.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
+_BY_FEATURES = {"trained encoder": BLUE, "random encoder": GREY, "raw pixels": ORANGE}
+_MOST_POINTS = 1500  # Of a t-SNE map: more only hides and takes long.
+
+
+def view_grid(path: str, images: np.ndarray) -> None:
+    """Writes a PNG of pairs of views: a column a pair, first view above second.
+
+    Args:
+      path: local or any scheme of `tf.io.gfile`.
+      images: float [n, 2, H, W, C] in [0, 1]; of other than 1 or 3 channels the first is shown.
+    """
+    images = images if images.shape[-1] in (1, 3) else images[..., :1]
+    scale = max(1, 96 // images.shape[2])  # Small images are enlarged, pixel by pixel.
+    images = np.repeat(np.repeat(images, scale, axis=2), scale, axis=3)
+    margin = [[0, 0], [0, 0], [2, 2], [2, 2], [0, 0]]
+    images = np.pad(images, margin, constant_values=1.0)
+    n, _, height, width, channels = images.shape
+    grid = images.transpose(1, 2, 0, 3, 4).reshape(2 * height, n * width, channels)
+    png = tf.io.encode_png(tf.cast(np.round(np.clip(grid, 0, 1) * 255), tf.uint8)).numpy()
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(png)
+
+
+def curves(lines: list[dict]) -> bytes:
+    """Loss beside the chance level, contrastive accuracy, and spread, over the steps."""
+    figure, axes = _figure(1, 3, (12, 3.4))
+    steps = [line["step"] for line in lines]
+
+    def draw(ax, name, label, color):
+        if name in lines[-1]:
+            ax.plot(steps, [line.get(name, np.nan) for line in lines], color=color, label=label)
+
+    draw(axes[0], "loss", "NT-Xent loss", BLUE)
+    if "chance_level" in lines[-1]:
+        axes[0].axhline(lines[-1]["chance_level"], color=GREY, ls="--", label="chance, log(2N - 1)")
+    axes[0].set_title("Loss")
+    draw(axes[1], "contrastive_top1", "contrastive top-1", BLUE)
+    draw(axes[1], "contrastive_top5", "contrastive top-5", GREEN)
+    draw(axes[1], "probe_top1", "online probe top-1", ORANGE)
+    draw(axes[1], "top1", "training top-1", BLUE)
+    axes[1].set_title("Accuracy on the training batches")
+    axes[1].set_ylim(0, 1)
+    axes[1].yaxis.set_major_formatter("{x:.0%}")
+    draw(axes[2], "embedding_std", "embedding std (0 = collapse)", BLUE)
+    draw(axes[2], "alignment", "alignment (lower = closer positives)", GREEN)
+    draw(axes[2], "learning_rate", "learning rate", ORANGE)
+    axes[2].set_title("Embeddings and learning rate")
+    for ax in axes:
+        ax.set_xlabel("step")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def accuracy_bars(rows: list[dict]) -> bytes:
+    """Accuracy by labels per class, a bar for each feature set, with the spread of the draws."""
+    figure, (ax,) = _figure(1, 1, (8, 3.6))
+    counts = list(dict.fromkeys(row["labels_per_class"] for row in rows))
+    names = list(dict.fromkeys(row["features"] for row in rows))
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        mine = {row["labels_per_class"]: row for row in rows if row["features"] == name}
+        x = np.arange(len(counts)) + (i - (len(names) - 1) / 2) * width
+        mean = [mine[count]["mean"] for count in counts]
+        std = [mine[count]["std"] for count in counts]
+        color = _BY_FEATURES.get(name, GREEN)
+        bars = ax.bar(x, mean, width * 0.94, yerr=std, label=name, color=color, capsize=2)
+        labels = [f"{100 * m:.0f}" for m in mean]
+        ax.bar_label(bars, labels, label_type="center", color="white", fontsize=9)
+    ax.set_xticks(range(len(counts)), [f"{count} per class" for count in counts])
+    ax.set_ylim(0, 1.0)
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    ax.set_title("Top-1 accuracy of a linear classifier, by number of labels")
+    ax.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return _png(figure)
+
+
+def map_of(features: dict[str, np.ndarray], labels, class_names) -> bytes:
+    """t-SNE maps of feature sets side by side, coloured by class."""
+    from matplotlib import colormaps
+    from sklearn.manifold import TSNE
+
+    figure, axes = _figure(1, len(features), (5.4 * len(features), 4.6))
+    count = len(next(iter(features.values())))
+    shown = np.random.default_rng(0).permutation(count)[:_MOST_POINTS]
+    palette = colormaps["tab10" if len(class_names) <= 10 else "gist_rainbow"]
+    for ax, (name, h) in zip(axes, features.items()):
+        perplexity = min(30, max(len(shown) // 4, 1))
+        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(h[shown])
+        for label, class_name in enumerate(class_names):
+            mine = points[labels[shown] == label]
+            color = palette(label if len(class_names) <= 10 else label / len(class_names))
+            ax.scatter(
+                *mine.T, s=8, color=color, label=class_name if len(class_names) <= 20 else None
+            )
+        ax.set_title(name)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    if len(class_names) <= 20:
+        axes[-1].legend(
+            frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=2
+        )
+    return _png(figure)
+
+
+def _figure(rows, columns, size):
+    from matplotlib.figure import Figure  # Slow to import.
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = np.ravel(figure.subplots(rows, columns))
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", alpha=0.25)
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
