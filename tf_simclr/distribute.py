@@ -1,4 +1,4 @@
-"""Where the step runs: one device, several GPUs, several hosts or a TPU, and talk between replicas."""
+"""Where the step runs: one device, GPUs, hosts or a TPU; and what replicas tell each other."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def gaussian_blur(x, sigma):
-    """Separable Gaussian blur of [B, H, W, C] images by [B] sigmas in pixels; 0 leaves one as it is.
+    """Separable Gaussian blur of [B, H, W, C] images by [B] sigmas in pixels; 0 is the identity.
 
     The kernel has 2 r + 1 taps, r = (H // 10) // 2 (paper, appendix A: a tenth of the image), and
     the border is padded with zeros, as the reference. Differs from google-research/simclr

@@ -123,7 +123,7 @@ def _base_of(root: str, split: str) -> str:
 
 
 def _files_below(base: str) -> Iterable[tuple[str, int]]:
-    """(path relative to base with forward slashes, size) of every image file; links not followed."""
+    """(path below base, with forward slashes, size) of every image file; links not followed."""
     folders = [""]
     while folders:
         folder = folders.pop()

@@ -137,7 +137,7 @@ def few_label_accuracy(
 
 
 def _fit(h, y, l2):
-    """(fitted model, whether L-BFGS converged). l2 is on the sum of the losses, as scikit-learn's."""
+    """(fitted model, whether L-BFGS converged). l2 stands beside the sum of the losses."""
     from sklearn.exceptions import ConvergenceWarning  # Slow to import.
     from sklearn.linear_model import LogisticRegression
 

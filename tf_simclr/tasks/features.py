@@ -13,8 +13,10 @@ _PIXEL_SIDE = 32  # Raw pixels are compared at 32 x 32 at most; more only adds n
 
 def represent(encoder, source, *, image_size: int, batch_size: int, name: str = "") -> np.ndarray:
     """h of every image of a source in order, float32 [N, D]."""
-    call = tf.function(lambda images: encoder(images, training=False))
     dataset = eval_dataset(source, batch_size=batch_size, image_size=image_size)
+    call = tf.function(
+        lambda images: encoder(images, training=False), input_signature=[dataset.element_spec]
+    )
     batches = tqdm(dataset, total=-(-source.num_examples // batch_size), desc=name, mininterval=5)
     return np.concatenate([call(images).numpy() for images in batches]).astype(np.float32)
 

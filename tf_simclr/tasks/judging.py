@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -75,11 +76,13 @@ def conclude(config: Config, mode: str, numbers: dict, lines: list[str]) -> None
 
 def keep_embeddings(config: Config, source, features: dict[str, np.ndarray]) -> None:
     """Writes WORKDIR/embeddings.npz, from which the report draws its map of the representation."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        trained=features[TRAINED],
+        labels=source.labels,
+        class_names=np.array(source.class_names),
+        **({"pixels": features[PIXELS]} if PIXELS in features else {}),
+    )
     with tf.io.gfile.GFile(Workdir(config.workdir) / "embeddings.npz", "wb") as file:
-        np.savez_compressed(
-            file,
-            trained=features[TRAINED],
-            labels=source.labels,
-            class_names=np.array(source.class_names),
-            **({"pixels": features[PIXELS]} if PIXELS in features else {}),
-        )
+        file.write(buffer.getvalue())
