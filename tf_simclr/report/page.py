@@ -93,7 +93,7 @@ def _image(png: bytes, alt: str) -> str:
 
 def _table(rows: list[dict]) -> str:
     counts = list(dict.fromkeys(row["labels_per_class"] for row in rows))
-    head = "".join(f"<th>{html.escape(str(count))} per class</th>" for count in counts)
+    head = "".join(f"<th>{html.escape(pictures.count_name(count))}</th>" for count in counts)
     body = ""
     for name in dict.fromkeys(row["features"] for row in rows):
         cells = "".join(

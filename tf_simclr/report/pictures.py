@@ -78,12 +78,17 @@ def accuracy_bars(rows: list[dict]) -> bytes:
         bars = ax.bar(x, mean, width * 0.94, yerr=std, label=name, color=color, capsize=2)
         labels = [f"{100 * m:.0f}" for m in mean]
         ax.bar_label(bars, labels, label_type="center", color="white", fontsize=9)
-    ax.set_xticks(range(len(counts)), [f"{count} per class" for count in counts])
+    ax.set_xticks(range(len(counts)), [count_name(count) for count in counts])
     ax.set_ylim(0, 1.0)
     ax.yaxis.set_major_formatter("{x:.0%}")
     ax.set_title("Top-1 accuracy of a linear classifier, by number of labels")
     ax.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     return _png(figure)
+
+
+def count_name(count) -> str:
+    """How to call a number of labels per class."""
+    return "all labels" if count == "all" else f"{count} per class"
 
 
 def map_of(features: dict[str, np.ndarray], labels, class_names) -> bytes:
