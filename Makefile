@@ -1,58 +1,84 @@
 # `make` lists the targets. Everything runs in .venv, which is built once.
+# GNU make 3.81 (macOS) is enough.
 
-export TF_CPP_MIN_LOG_LEVEL ?= 3
+# TensorFlow's chatter on standard error; 0 brings it back. Python's exceptions come in any case.
+TF_CPP_MIN_LOG_LEVEL ?= 3
+export TF_CPP_MIN_LOG_LEVEL
+
 DEMO_DIR ?= runs/demo
 PEER ?=
 PHOTOS ?=
 
-# The first Python 3.9-3.11 that runs (a pyenv shim may exist and not run); PYTHON=... overrides.
-PYTHON ?= $(shell for p in python3.11 python3.10 python3.9 python3 python; do \
-  $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info < (3, 12))' \
-  >/dev/null 2>&1 && { echo $$p; break; }; done)
+# The first that runs and fits: a pyenv shim exists and may still not run.
+FITS := import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3.10 python3.9 python3 python; do \
+  $$python -c '$(FITS)' >/dev/null 2>&1 && echo $$python && break; done)
+
 PY := .venv/bin/python
+PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input
 RUN := $(PY) -m tf_simclr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help venv demo test test-slow lint format bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "PYTHON=python3.10 names the Python for .venv, DEMO_DIR= the demo's folder."
 
+venv: .venv/ready ## build .venv only
+
+# An environment that is there is brought up to date; the stamp comes last, so that what failed
+# half-way is taken up again.
 .venv/ready: requirements.txt requirements-dev.txt pyproject.toml
-	@if [ -z "$(PYTHON)" ]; then \
-	  echo "No Python 3.9, 3.10 or 3.11 (with venv) found; TensorFlow 2.15 needs one. Install it:"; \
-	  echo "  Debian, Ubuntu   apt-get install python3.11 python3.11-venv"; \
-	  echo "  macOS            brew install python@3.11"; \
-	  echo "  pyenv            pyenv install 3.11 && pyenv local 3.11"; \
-	  echo "  conda            conda create -n simclr python=3.11 && conda activate simclr"; \
-	  echo "or name one: make PYTHON=/path/to/python3.11"; exit 1; fi
-	@echo "Building .venv with $$($(PYTHON) --version): about 1 GB to download, a minute or more ..."
-	@rm -rf .venv && $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  python="$(PYTHON)"; \
+	  "$$python" -c '$(FITS)' >/dev/null 2>&1 || { \
+	    echo "Needed: Python 3.9, 3.10 or 3.11 with its venv module (TensorFlow 2.15 has no other)."; \
+	    echo "Tried:  $${python:-python3.11 python3.10 python3.9 python3 python}"; \
+	    echo "Install one:"; \
+	    echo "  Debian 12      apt-get install python3.11 python3.11-venv"; \
+	    echo "  Ubuntu 22.04   apt-get install python3.10 python3.10-venv"; \
+	    echo "  macOS          brew install python@3.11"; \
+	    echo "  pyenv          pyenv install 3.11 && pyenv local 3.11"; \
+	    echo "  conda          conda create -n simclr python=3.11 && conda activate simclr"; \
+	    echo "or name the one you have: make PYTHON=/path/to/python3.11 ..."; \
+	    exit 1; }; \
+	  rm -rf .venv && "$$python" -m venv .venv; }
+	@echo "Installing TensorFlow and company into .venv ($$($(PY) --version)):" \
+	  "some 700 MB to download, 1 to 3 minutes on a fast line ..."
+	@$(PIP) -r requirements.txt -r requirements-dev.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+	@echo "Installed."
 
-demo: .venv/ready ## pretrain on embedded data, evaluate, export, show: minutes on 2 cores
-	@$(RUN) --mode=pretrain --flagfile=flags/digits_demo.flags --workdir=$(DEMO_DIR)
-	@$(RUN) --mode=knn_eval --workdir=$(DEMO_DIR)
-	@$(RUN) --mode=linear_eval --workdir=$(DEMO_DIR)
-	@echo "The encoder: $(DEMO_DIR)/encoder   The report: $(DEMO_DIR)/report.html"
+demo: .venv/ready ## pretrain on embedded digits, evaluate, export, report: minutes on 2 cores
+	@$(RUN) --mode=pretrain --flagfile=flags/digits_demo.flags --workdir="$(DEMO_DIR)"
+	@$(RUN) --mode=knn_eval --workdir="$(DEMO_DIR)"
+	@$(RUN) --mode=linear_eval --workdir="$(DEMO_DIR)"
+	@echo
+	@echo "The report, open it in a browser:         $(DEMO_DIR)/report.html"
+	@echo "The encoder, a SavedModel and its card:   $(DEMO_DIR)/encoder/"
 
-test: .venv/ready ## the test suite, minutes
+test: .venv/ready ## the test suite: minutes
 	@$(PY) -m pytest -q --durations=15
 
 test-slow: .venv/ready ## the slow tests
-	@$(PY) -m pytest -q -m slow --durations=15
+	@$(PY) -m pytest -q --durations=15 -m slow
 
-lint: .venv/ready ## check style
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+lint: .venv/ready ## check style and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 
-format: .venv/ready ## mend style
-	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
+format: .venv/ready ## mend style and format
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
 
-bench: .venv/ready ## every benchmark; PEER= the directory tf2/ of google-research/simclr, PHOTOS= JPEGs
-	@for b in benchmarks/*.py; do case $$b in */timing.py|*/__init__.py) ;; \
-	  *) $(PY) $$b $(if $(PEER),--peer=$(PEER)) $(if $(PHOTOS),--photos=$(PHOTOS)) ;; esac; done
+# A file that is no benchmark does nothing when run.
+bench: .venv/ready ## every benchmark, a JSON line each; PEER=, PHOTOS=: see BUILD.md
+	@for file in benchmarks/*.py; do \
+	  $(PY) $$file $(if $(PEER),--peer="$(PEER)") $(if $(PHOTOS),--photos="$(PHOTOS)") || exit 1; \
+	done
 
-clean: ## remove .venv and what runs left
-	rm -rf .venv runs build *.egg-info
+clean: ## remove .venv, caches and runs/demo; other runs stay
+	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache runs/demo
+	@find tf_simclr tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
