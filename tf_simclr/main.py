@@ -13,7 +13,7 @@ import sys
 # goes wrong reaches us as an exception.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from tf_simclr import flag_defs
 from tf_simclr.errors import UserError
@@ -24,7 +24,14 @@ USER_ERROR = 2  # Exit code of a mistake that the message tells how to mend.
 def cli() -> None:
     """Entry point of `tf-simclr` and `python -m tf_simclr`."""
     flag_defs.define_flags()
-    app.run(_main, flags_parser=flag_defs.parse)
+    app.run(_main, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flag_defs.parse(argv)
+    except flags.Error as error:
+        sys.exit(_told(error))
 
 
 def _main(argv: list[str]) -> int:
@@ -46,9 +53,13 @@ def _main(argv: list[str]) -> int:
         )
         tasks.run(config, strategy)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return _told(error)
     return 0
+
+
+def _told(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return USER_ERROR
 
 
 def _quiet_logging() -> None:

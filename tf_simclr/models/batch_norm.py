@@ -33,8 +33,8 @@ def synchronize_batch_norm(model: tf.keras.layers.Layer, enabled: bool = True) -
         # Keras has a fused kernel for images, and none that synchronises.
         layer.fused = not enabled and rank == 4
         # The fused kernel moves the variance by the unbiased estimate, the synchronised form by the
-        # biased one, which on a 2 x 2 map of 32 images is 1 % apart. Keras has this switch (private;
-        # TensorFlow is pinned), so that one replica and many keep the same statistics.
+        # biased one: 1 % apart on a 2 x 2 map of 32 images. With this switch of Keras' (private;
+        # TensorFlow is pinned) one replica and many keep the same statistics.
         layer._bessels_correction_test_only = False
     return len(found)
 

@@ -100,7 +100,7 @@ class SimCLR(tf.keras.Model):
             z_a, z_b = tf.split(self.projection_head(h, training=True), 2)
             contrast = losses.nt_xent(z_a, z_b, self.temperature)
             loss = losses.replica_share(contrast.loss + self._regularization())
-        self.optimizer.minimize(loss, self.learned_variables, tape)
+        self.optimizer.minimize(loss, self.learned_variables, tape=tape)
         self._observe(contrast, z_a, z_b)
         if labelled is not None:
             self._train_probe(*labelled)
@@ -186,7 +186,7 @@ class SimCLR(tf.keras.Model):
     def _train_probe(self, images, labels):
         with tf.GradientTape() as tape:
             loss = losses.replica_share(self._probe_loss(images, labels))
-        self.probe_optimizer.minimize(loss, self.probe.trainable_variables, tape)
+        self.probe_optimizer.minimize(loss, self.probe.trainable_variables, tape=tape)
 
     def _probe_loss(self, images, labels):
         h = tf.stop_gradient(self.encoder(images, training=False))

@@ -141,7 +141,7 @@ def _stop_if_not_finite(bad_step: int) -> None:
 def _metrics(model, step) -> dict[str, float]:
     metrics = {m.name: float(m.result()) for m in model.metrics}
     rate = model.optimizer.learning_rate
-    rate = rate(step) if callable(rate) else rate
+    rate = rate(step - 1) if callable(rate) else rate  # Of the last step taken.
     return {"step": step, **metrics, "learning_rate": float(rate)}
 
 

@@ -60,8 +60,6 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
 def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
     dataset = functools.partial(_dataset, config, source, start_step=step)
     writer = workdir.summary_writer()
-    if workdir.writes:
-        _show_views(dataset(None), workdir, writer, step, model.probe is not None)
     chance = losses.chance_level(config.train_batch_size)
 
     def log(metrics):
@@ -80,6 +78,8 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
         }
 
     try:
+        if workdir.writes:
+            _show_views(dataset(None), workdir, writer, step, model.probe is not None)
         with strategy.scope():
             metrics = train(
                 model,
