@@ -30,7 +30,10 @@ venv: .venv/ready ## build .venv only
 # An environment that is there is brought up to date; the stamp comes last, so that what failed
 # half-way is taken up again.
 .venv/ready: requirements.txt requirements-dev.txt pyproject.toml
-	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	@rm -f $@
+	@if { $(PY) -c '$(FITS)' && $(PY) -m pip --version; } >/dev/null 2>&1; then \
+	  echo "Bringing .venv up to date ..."; \
+	else \
 	  python="$(PYTHON)"; \
 	  "$$python" -c '$(FITS)' >/dev/null 2>&1 || { \
 	    echo "Needed: Python 3.9, 3.10 or 3.11 with its venv module (TensorFlow 2.15 has no other)."; \
@@ -43,9 +46,9 @@ venv: .venv/ready ## build .venv only
 	    echo "  conda          conda create -n simclr python=3.11 && conda activate simclr"; \
 	    echo "or name the one you have: make PYTHON=/path/to/python3.11 ..."; \
 	    exit 1; }; \
-	  rm -rf .venv && "$$python" -m venv .venv; }
-	@echo "Installing TensorFlow and company into .venv ($$($(PY) --version)):" \
-	  "some 700 MB to download, 1 to 3 minutes on a fast line ..."
+	  echo "Building .venv with $$("$$python" --version):" \
+	    "some 650 MB to download, 1 to 3 minutes on a fast line ..."; \
+	  rm -rf .venv && "$$python" -m venv .venv || exit 1; fi
 	@$(PIP) -r requirements.txt -r requirements-dev.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@

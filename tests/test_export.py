@@ -132,7 +132,9 @@ def run_fresh(encoder, folder):
 
 
 def test_our_encoder_in_a_process_without_us(tmp_path):
-    run_fresh(build_encoder("resnet18", image_size=12, width_multiplier=0.125), tmp_path)
+    # Not narrower: TensorFlow 2.15's oneDNN corrupts memory in the filter gradient of a strided 1x1
+    # convolution of 8 channels when the batch is odd. 16 channels and more are safe.
+    run_fresh(build_encoder("resnet18", image_size=12, width_multiplier=0.25), tmp_path)
 
 
 def test_any_encoder_of_any_channels_in_a_process_without_us(tmp_path):

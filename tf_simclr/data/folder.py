@@ -93,7 +93,11 @@ def undecodable(read: Callable[[int], tf.Tensor], count: int) -> list[int]:
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = tqdm(
-            pool.map(is_bad, range(count)), total=count, desc="checking images", mininterval=5
+            pool.map(is_bad, range(count)),
+            total=count,
+            desc="checking images",
+            mininterval=5,
+            delay=3,
         )
         return [i for i, bad in enumerate(results) if bad]
 

@@ -91,7 +91,9 @@ def _decoded(builder, split, count, image_key, label_key, shape):
     labels = np.empty([count], np.int64) if label_key else None
     done = 0
     batches = builder.as_dataset(split=split, shuffle_files=False).batch(500)
-    for batch in tqdm(batches, total=-(-count // 500), desc=f"reading {split}", mininterval=5):
+    for batch in tqdm(
+        batches, total=-(-count // 500), desc=f"reading {split}", mininterval=5, delay=3
+    ):
         rows = slice(done, done + len(batch[image_key]))
         images[rows] = batch[image_key].numpy()
         if label_key:
@@ -105,7 +107,7 @@ def _decoded(builder, split, count, image_key, label_key, shape):
 def _index(instructions) -> dict[str, np.ndarray]:
     """Where each record of a split is: number of its file, offset and length of its data."""
     files, sizes, shards, offsets, lengths = [], [], [], [], []
-    for instruction in tqdm(instructions, desc="indexing records", mininterval=5):
+    for instruction in tqdm(instructions, desc="indexing records", mininterval=5, delay=3):
         spans = _records(instruction.filename)
         last = None if instruction.take < 0 else instruction.skip + instruction.take
         spans = spans[instruction.skip : last]
@@ -164,6 +166,8 @@ def _labels(index: dict[str, np.ndarray], key: str) -> np.ndarray | None:
     dataset = tf.data.Dataset.range(count).map(
         lambda i: _parse(_record(index, i), key, tf.int64), tf.data.AUTOTUNE
     )
-    batches = tqdm(dataset.batch(1000), total=-(-count // 1000), desc="labels", mininterval=5)
+    batches = tqdm(
+        dataset.batch(1000), total=-(-count // 1000), desc="labels", mininterval=5, delay=3
+    )
     labels = np.concatenate([batch.numpy() for batch in batches])
     return None if labels.min() < 0 else labels

@@ -147,7 +147,7 @@ class _Net:
         shortcut = self.shortcut(x, filters, strides, prefix) if project else x
         x = self.conv_norm_relu(x, filters, 3, strides, f"{prefix}_1")
         x = self.norm(self.conv(x, filters, 3, 1, f"{prefix}_2_conv"), f"{prefix}_2_norm", True)
-        return self.join(x, shortcut, prefix, last)
+        return self.join(x, shortcut, filters, prefix, last)
 
     def bottleneck(self, x, filters, strides, project, prefix, last):
         shortcut = self.shortcut(x, 4 * filters, strides, prefix) if project else x
@@ -158,7 +158,7 @@ class _Net:
             x = self.conv_norm_relu(x, filters, 3, strides, f"{prefix}_2")
         x = self.conv(x, 4 * filters, 1, 1, f"{prefix}_3_conv")
         x = self.norm(x, f"{prefix}_3_norm", True)
-        return self.join(x, shortcut, prefix, last)
+        return self.join(x, shortcut, filters, prefix, last)
 
     def shortcut(self, x, filters, strides, prefix):
         name = f"{prefix}_shortcut"
@@ -170,9 +170,9 @@ class _Net:
             strides = 1
         return self.norm(self.conv(x, filters, 1, strides, f"{name}_conv"), f"{name}_norm")
 
-    def join(self, x, shortcut, prefix, last):
+    def join(self, x, shortcut, filters, prefix, last):
         if self.se_ratio > 0:
-            x = self.squeeze_excite(x, f"{prefix}_se")
+            x = self.squeeze_excite(x, filters, f"{prefix}_se")
         return layers.ReLU(name=last)(layers.Add(name=f"{prefix}_add")([x, shortcut]))
 
     def selective_kernel(self, x, filters, strides, name):
@@ -193,13 +193,18 @@ class _Net:
         weighted = layers.Multiply(name=f"{name}_weighted")([share, difference])
         return layers.Add(name=f"{name}_out")([second, weighted])
 
-    def squeeze_excite(self, x, name):
-        filters = x.shape[-1]
-        options = {"kernel_initializer": tf.keras.initializers.VarianceScaling()}
+    def squeeze_excite(self, x, filters, name):
+        """A gate for each channel, from their means; its width follows the block's inner width."""
         gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
-        middle = max(1, int(filters * self.se_ratio))
-        gate = layers.Conv2D(middle, 1, activation="relu", name=f"{name}_reduce", **options)(gate)
-        gate = layers.Conv2D(filters, 1, activation="sigmoid", name=f"{name}_expand", **options)(
-            gate
-        )
+        for part, width, activation in (
+            ("reduce", max(1, int(filters * self.se_ratio)), "relu"),
+            ("expand", x.shape[-1], "sigmoid"),
+        ):
+            gate = layers.Conv2D(
+                width,
+                1,
+                activation=activation,
+                kernel_initializer=tf.keras.initializers.VarianceScaling(),
+                name=f"{name}_{part}",
+            )(gate)
         return layers.Multiply(name=f"{name}_out")([gate, x])

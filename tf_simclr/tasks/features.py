@@ -17,7 +17,9 @@ def represent(encoder, source, *, image_size: int, batch_size: int, name: str = 
     call = tf.function(
         lambda images: encoder(images, training=False), input_signature=[dataset.element_spec]
     )
-    batches = tqdm(dataset, total=-(-source.num_examples // batch_size), desc=name, mininterval=5)
+    batches = tqdm(
+        dataset, total=-(-source.num_examples // batch_size), desc=name, mininterval=5, delay=3
+    )
     return np.concatenate([call(images).numpy() for images in batches]).astype(np.float32)
 
 

@@ -1,0 +1,180 @@
+"""Encoders: sizes, shapes, files, and what they refuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr.errors import UserError
+from tf_simclr.models.batch_norm import batch_norm_layers, plain_copy, synchronize_batch_norm
+from tf_simclr.models.encoders import ENCODERS, build_encoder, endpoint_tensors
+
+# (all parameters, trainable ones) at 224 px, 3 channels. ResNet-50's trainable ones are torchvision's
+# without its classifier; keras-cv's totals are the `params` of its own presets.
+PARAMETERS = {
+    "densenet121": (7037504, 6953856),
+    "densenet169": (12642880, 12484480),
+    "densenet201": (18321984, 18092928),
+    "efficientnetv2-b0": (5919312, 5858704),
+    "efficientnetv2-b1": (6931124, 6860052),
+    "efficientnetv2-b2": (8769374, 8687086),
+    "efficientnetv2-b3": (12930622, 12821406),
+    "efficientnetv2-l": (117746848, 117234272),
+    "efficientnetv2-m": (53150388, 52858356),
+    "efficientnetv2-s": (20331360, 20177488),
+    "resnet101": (42605504, 42500160),
+    "resnet101v2": (42626560, 42528896),
+    "resnet152": (58295232, 58143808),
+    "resnet152v2": (58331648, 58187904),
+    "resnet18": (11190464, 11180736),
+    "resnet18v2": (11183488, 11175680),
+    "resnet200": (62800832, 62624832),
+    "resnet34": (21306048, 21288896),
+    "resnet34v2": (21299072, 21283840),
+    "resnet50": (23561152, 23508032),
+    "resnet50v2": (23564800, 23519360),
+}
+QUICK = ("resnet18", "resnet50", "resnet18v2", "densenet121", "efficientnetv2-b0")
+
+
+def test_every_encoder_has_a_golden_count():
+    assert set(PARAMETERS) == set(ENCODERS)
+
+
+def check_parameters(name):
+    encoder = build_encoder(name)
+    trainable = sum(v.shape.num_elements() for v in encoder.trainable_variables)
+    assert (encoder.count_params(), trainable) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_parameters(name):
+    check_parameters(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(ENCODERS) - set(QUICK)))
+def test_parameters_of_the_others(name):
+    check_parameters(name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18v2", "efficientnetv2-b0"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_channels_and_any_size(name, channels):
+    encoder = build_encoder(name, channels=channels)
+    for size in (40, 64):
+        h = encoder(np.ones([2, size, size, channels], np.float32))
+        assert h.shape == (2, encoder.output_shape[1]) and h.dtype == tf.float32
+
+
+def test_the_stem_keeps_the_resolution_of_small_images():
+    small, large = (build_encoder("resnet18", image_size=size) for size in (32, 33))
+    images = np.ones([1, 32, 32, 3], np.float32)
+    for encoder, side in ((small, 32), (large, 8)):
+        layer = encoder.get_layer("initial_max_pool")
+        assert tf.keras.Model(encoder.input, layer.output)(images).shape[1] == side
+
+
+def test_zero_gammas_make_every_block_start_as_its_shortcut():
+    encoder = build_encoder("resnet50", width_multiplier=0.125)
+    zeros = [layer for layer in batch_norm_layers(encoder) if not layer.gamma.numpy().any()]
+    assert len(zeros) == 16  # One a block: 3 + 4 + 6 + 3.
+
+
+def test_width_and_selective_kernels_change_what_they_should():
+    wide = build_encoder("resnet50", width_multiplier=2)
+    assert wide.output_shape == (None, 4096)
+    plain = build_encoder("resnet50", width_multiplier=0.125)
+    selective = build_encoder("resnet50", width_multiplier=0.125, sk_ratio=0.0625)
+    excited = build_encoder("resnet50", width_multiplier=0.125, se_ratio=0.25)
+    images = np.random.default_rng(0).random([2, 64, 64, 3]).astype(np.float32)
+    for encoder in (selective, excited):
+        assert encoder.count_params() > plain.count_params()
+        assert np.isfinite(encoder(images, training=True)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"sk_ratio": 0.0625, "se_ratio": 0.25}])
+def test_the_keras_file_needs_no_tf_simclr(options, tmp_path):
+    encoder = build_encoder("resnet50", width_multiplier=0.125, image_size=32, **options)
+    encoder.save(tmp_path / "encoder.keras")
+    images = np.random.default_rng(0).random([2, 32, 32, 3]).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    script = f"""
+import sys
+sys.modules["tf_simclr"] = None
+import numpy as np, tensorflow as tf
+encoder = tf.keras.models.load_model("{tmp_path}/encoder.keras", safe_mode=True)
+np.save("{tmp_path}/h.npy", encoder(np.load("{tmp_path}/images.npy")))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=200, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "h.npy"), encoder(images), atol=1e-5)
+
+
+def test_endpoints():
+    ours = endpoint_tensors(build_encoder("resnet18"))
+    groups = [f"block_group{i}" for i in range(1, 5)]
+    assert list(ours) == ["initial_conv", "initial_max_pool", *groups, "final_avg_pool"]
+    assert [ours[name].shape[-1] for name in groups] == [64, 128, 256, 512]
+    theirs = endpoint_tensors(build_encoder("resnet18v2"))
+    assert list(theirs)[-1] == "final_avg_pool" and len(theirs) >= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 21), ("densenet121", 121), ("efficientnetv2-b0", 65)]
+)
+def test_batch_norm_is_reached_however_deep(name, count):
+    encoder = build_encoder(name)
+    assert synchronize_batch_norm(encoder) == count
+    layers = batch_norm_layers(encoder)
+    assert all(layer.synchronized and not layer.fused for layer in layers)
+    assert synchronize_batch_norm(encoder, False) == count
+    assert all(layer.fused and not layer.synchronized for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnetv2-b0"])
+def test_a_plain_copy_is_float32_and_the_same(name):
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        encoder = build_encoder(name, image_size=32)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    synchronize_batch_norm(encoder)
+    copy = plain_copy(encoder)
+    assert all(layer.compute_dtype == "float32" for layer in copy.layers[1:])
+    assert not any(layer.synchronized for layer in batch_norm_layers(copy))
+    for a, b in zip(encoder.get_weights(), copy.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    images = np.random.default_rng(0).random([2, 64, 64, 3]).astype(np.float32)
+    a, b = encoder(images, training=False).numpy(), copy(images, training=False).numpy()
+    assert encoder.output.dtype == tf.float32
+    assert np.abs(a - b).max() <= 0.1 * np.abs(b).max()
+
+
+def test_a_model_that_cannot_be_rebuilt_is_named():
+    class Stubborn(tf.keras.layers.Layer):
+        def __init__(self, secret):
+            super().__init__()
+
+    inputs = tf.keras.Input([4])
+    with pytest.raises(UserError, match="'mine' cannot be copied"):
+        plain_copy(tf.keras.Model(inputs, Stubborn(1)(inputs), name="mine"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet19", {}, "unknown encoder 'resnet19': did you mean"),
+        ("resnet18v2", {"sk_ratio": 0.1}, "'resnet18v2' has no sk_ratio; received 0.1"),
+        ("densenet121", {"width_multiplier": 2}, "has no width_multiplier; received 2"),
+        ("resnet18", {"image_size": 0}, "image_size must be at least 1; received 0"),
+        ("resnet18", {"width_multiplier": 0}, "width_multiplier must be at least"),
+        ("resnet18", {"channels": 0}, "channels must be at least 1; received 0"),
+    ],
+)
+def test_bad_arguments_are_named(name, options, message):
+    with pytest.raises(UserError, match=message):
+        build_encoder(name, **options)
