@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import pytest
 
 from tf_simclr.config import Config, from_flagfile, to_flagfile
 from tf_simclr.errors import UserError
+from tf_simclr.flag_defs import flag_table
 
 
 def test_defaults_are_valid_and_frozen():
@@ -29,6 +31,10 @@ def test_defaults_are_valid_and_frozen():
         ({"workdir": ""}, "--workdir is needed"),
         ({"dataset": "folder"}, "--dataset=folder needs --data_dir"),
         ({"mode": "finetune"}, "--mode=finetune needs --init_from"),
+        (
+            {"mode": "finetune", "init_from": "x", "precision": "mixed_float16"},
+            "received --precision=mixed_float16",
+        ),
         ({"labels_per_class": "1,many"}, "received '1,many'"),
         ({"labels_per_class": "0"}, "received '0'"),
     ],
@@ -67,3 +73,8 @@ def test_label_counts():
 def test_every_setting_is_explained():
     for field in dataclasses.fields(Config):
         assert field.metadata["help"].endswith(".") and field.metadata["group"], field.name
+
+
+def test_the_readme_lists_every_flag():
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    assert flag_table() in readme, "put flag_defs.flag_table() between README's flags markers"

@@ -167,6 +167,10 @@ class Config:
             raise UserError("--dataset=folder needs --data_dir, the folder with the images.")
         if self.mode == "finetune" and not self.init_from:
             raise UserError("--mode=finetune needs --init_from, the pretraining run's workdir.")
+        if self.mode == "finetune" and self.precision != "float32":
+            raise UserError(
+                f"--mode=finetune computes in float32; received --precision={self.precision}."
+            )
         self.label_counts()
 
     def label_counts(self) -> tuple[int | None, ...]:

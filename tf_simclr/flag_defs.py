@@ -65,6 +65,17 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
     )
 
 
+def flag_table() -> str:
+    """Every flag as a Markdown table; README holds it, and a test holds README to it."""
+    rows = ["| flag | default | what |", "|---|---|---|"]
+    for field in dataclasses.fields(Config):
+        default = f"`{field.default}`" if field.default != "" else ""
+        choices = field.metadata["choices"]
+        help = field.metadata["help"] + (f" One of {', '.join(choices)}." if choices else "")
+        rows.append(f"| `--{field.name}` | {default} | {help} |")
+    return "\n".join(rows) + "\n"
+
+
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
     """Settings of the run that --init_from or --workdir names, as arguments."""
     groups = _INHERITED_GROUPS.get(flag_values.mode)

@@ -13,8 +13,8 @@ from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import batch_norm_layers, plain_copy, synchronize_batch_norm
 from tf_simclr.models.encoders import ENCODERS, build_encoder, endpoint_tensors
 
-# (all parameters, trainable ones) at 224 px, 3 channels. ResNet-50's trainable ones are torchvision's
-# without its classifier; keras-cv's totals are the `params` of its own presets.
+# (all parameters, trainable ones) at 224 px, 3 channels. ResNet-50's trainable ones are
+# torchvision's without its classifier; keras-cv's totals are the `params` of its own presets.
 PARAMETERS = {
     "densenet121": (7037504, 6953856),
     "densenet169": (12642880, 12484480),
@@ -123,6 +123,22 @@ def test_endpoints():
     assert list(theirs)[-1] == "final_avg_pool" and len(theirs) >= 5
 
 
+def test_endpoints_of_an_encoder_around_another():
+    inner = build_encoder("resnet18", image_size=32, width_multiplier=0.125)
+    body = tf.keras.Model(inner.input, inner.get_layer("block_group2").output, name="body")
+    images = tf.keras.Input([48, 48, 3])
+    shared = tf.keras.layers.Conv2D(3, 3, 2, padding="same")
+    h = tf.keras.layers.GlobalAveragePooling2D()(body(shared(shared(images))))
+    encoder = tf.keras.Model(images, h)
+    found = tf.keras.Model(encoder.input, endpoint_tensors(encoder))(np.ones([1, 48, 48, 3]))
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
+        "level1": (1, 24, 24, 3),
+        "level2": (1, 12, 12, 3),
+        "level3": (1, 6, 6, 16),
+        "final_avg_pool": (1, 16),
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "count"), [("resnet18", 21), ("densenet121", 121), ("efficientnetv2-b0", 65)]
 )
@@ -132,7 +148,9 @@ def test_batch_norm_is_reached_however_deep(name, count):
     layers = batch_norm_layers(encoder)
     assert all(layer.synchronized and not layer.fused for layer in layers)
     assert synchronize_batch_norm(encoder, False) == count
-    assert all(layer.fused and not layer.synchronized for layer in layers)
+    assert not any(layer.synchronized for layer in layers)
+    assert all(layer.fused for layer in layers if layer.built)
+    assert sum(layer.built for layer in layers) >= count - 20
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnetv2-b0"])
@@ -173,6 +191,13 @@ def test_a_model_that_cannot_be_rebuilt_is_named():
         ("resnet18", {"image_size": 0}, "image_size must be at least 1; received 0"),
         ("resnet18", {"width_multiplier": 0}, "width_multiplier must be at least"),
         ("resnet18", {"channels": 0}, "channels must be at least 1; received 0"),
+        ("resnet18", {"channels": 1.5}, "channels must be an integer; received 1.5"),
+        ("resnet18", {"width_multiplier": "2"}, "width_multiplier must be a number; received '2'"),
+        ("resnet18", {"se_ratio": float("nan")}, "se_ratio must be a number; received nan"),
+        ("resnet18", {"batch_norm_decay": 2}, "batch_norm_decay must be at most 1; received 2"),
+        ("densenet121", {"batch_norm_decay": 0.99}, "has no batch_norm_decay; received 0.99"),
+        ("densenet121", {"channels": 0}, "channels must be at least 1; received 0"),
+        (["resnet18"], {}, "unknown encoder"),
     ],
 )
 def test_bad_arguments_are_named(name, options, message):

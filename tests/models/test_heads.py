@@ -57,7 +57,7 @@ def test_round_trip(tmp_path):
     model = tf.keras.Model(inputs, ProjectionHead(2, 5, 7)(inputs))
     model.save(tmp_path / "head.keras")
     again = tf.keras.models.load_model(tmp_path / "head.keras", safe_mode=True)
-    assert again.get_config() == model.get_config()
+    assert again.layers[-1].get_config() == model.layers[-1].get_config()
     h = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
     np.testing.assert_array_equal(again(h), model(h))
 
@@ -66,11 +66,23 @@ def test_round_trip(tmp_path):
 def test_z_is_float32_under_mixed_precision(policy):
     head = ProjectionHead(2, 5, dtype=policy)
     assert head(np.ones([4, 12], np.float32)).dtype == tf.float32
+    assert {layer.dtype_policy.name for layer in head.dense + head.norms} == {policy}
+    again = ProjectionHead.from_config(head.get_config())
+    assert (again.num_layers, again.out_dim, again.dtype_policy.name) == (2, 5, policy)
+
+
+@pytest.mark.parametrize("stop", [-1, 3, 1.5])
+def test_a_layer_the_head_does_not_have_is_refused(stop):
+    message = f"num_layers must be 0 to 2, the layers of this head; received {stop}"
+    with pytest.raises(UserError, match=message):
+        built(num_layers=2).call(np.ones([4, 12], np.float32), num_layers=stop)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"num_layers": 2.5}, "num_layers must be >= 0; received 2.5"),
+        ({"out_dim": None}, "out_dim must be positive; received None"),
         ({"num_layers": -1}, "num_layers must be >= 0; received -1"),
         ({"out_dim": 0}, "out_dim must be positive; received 0"),
         ({"hidden_dim": 0}, "hidden_dim must be positive; received 0"),

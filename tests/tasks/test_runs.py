@@ -234,6 +234,17 @@ def test_a_folder_without_labels_pretrains_but_is_not_judged(tmp_path):
         run(tmp_path / "w", mode="knn_eval", eval_split="train", **settings)
 
 
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    write_images(tmp_path / "photos")
+    settings = {**FOLDER, "data_dir": str(tmp_path / "photos"), "checkpoint_steps": 1}
+    run(tmp_path / "w", **settings)
+    (tmp_path / "photos" / "3.jpg").unlink()
+    before = contents(tmp_path / "w" / "checkpoints")
+    with pytest.raises(UserError, match="are not those that the run in .* was trained on"):
+        run(tmp_path / "w", **settings)
+    assert contents(tmp_path / "w" / "checkpoints") == before
+
+
 def test_a_file_that_is_no_image_is_named_or_skipped(tmp_path):
     write_images(tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"this is no image, whatever its name says")

@@ -29,14 +29,28 @@ def synchronize_batch_norm(model: tf.keras.layers.Layer, enabled: bool = True) -
     found = batch_norm_layers(model)
     for layer in found:
         layer.synchronized = enabled
-        rank = layer.input_spec.ndim if layer.input_spec is not None else None
-        # Keras has a fused kernel for images, and none that synchronises.
-        layer.fused = not enabled and rank == 4
+        layer.fused = False if enabled else _fused(layer)
         # The fused kernel moves the variance by the unbiased estimate, the synchronised form by the
         # biased one: 1 % apart on a 2 x 2 map of 32 images. With this switch of Keras' (private;
         # TensorFlow is pinned) one replica and many keep the same statistics.
         layer._bessels_correction_test_only = False
     return len(found)
+
+
+def _fused(layer) -> bool | None:
+    """Whether Keras has a fused kernel for the layer, which it has for images only.
+
+    None: it was never built (keras-cv makes some it does not use) and decides when it is.
+    """
+    if not layer._fused_can_be_used():
+        return False
+    if layer.input_spec is None:
+        return None
+    data_format = {(1,): "NCHW", (3,): "NHWC"}.get(tuple(layer.axis))
+    if layer.input_spec.ndim != 4 or data_format is None:
+        return False
+    layer._data_format = data_format  # Keras leaves it out of layers built as synchronised.
+    return True
 
 
 def batch_norm_layers(model: tf.keras.layers.Layer) -> list[tf.keras.layers.BatchNormalization]:
@@ -51,6 +65,9 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
     Raises:
       UserError: the model cannot be rebuilt from its get_config().
     """
+    policy = tf.keras.mixed_precision.global_policy()
+    # Layers made inside other layers (keras-cv's blocks) follow the global policy, not a config.
+    tf.keras.mixed_precision.set_global_policy(_PLAIN)
     try:
         copy = type(model).from_config(_plain(model.get_config()))
     except (NotImplementedError, TypeError) as error:
@@ -58,6 +75,8 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
             f"model {model.name!r} cannot be copied, because it or one of its layers has no "
             f"working get_config(): {error}"
         ) from error
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)
     copy.set_weights(model.get_weights())
     synchronize_batch_norm(copy, False)
     return copy

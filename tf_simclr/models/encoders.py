@@ -6,6 +6,8 @@ built from the stacks of their papers, with no network.
 
 from __future__ import annotations
 
+import numbers
+
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
@@ -69,7 +71,7 @@ def build_encoder(
     Args:
       name: one of `ENCODERS`.
       image_size, width_multiplier, sk_ratio, se_ratio, batch_norm_decay: as `resnet`; for our
-        ResNets only.
+        ResNets only (others take images of any size and have their own decay).
       channels: of the images.
 
     Returns:
@@ -78,6 +80,8 @@ def build_encoder(
     Raises:
       UserError: unknown name, or an option that the encoder does not have.
     """
+    if name not in ENCODERS:
+        raise unknown_name("encoder", name, ENCODERS)
     if name in _RESNETS:
         return resnet(
             _RESNETS[name],
@@ -89,14 +93,19 @@ def build_encoder(
             batch_norm_decay=batch_norm_decay,
             name=name,
         )
-    if name not in ENCODERS:
-        raise unknown_name("encoder", name, ENCODERS)
-    options = {"width_multiplier": width_multiplier, "sk_ratio": sk_ratio, "se_ratio": se_ratio}
-    for option, value in options.items():
-        if value != (1 if option == "width_multiplier" else 0):
-            raise UserError(f"encoder {name!r} has no {option}; received {value!r}.")
-    if channels < 1:
-        raise UserError(f"channels must be positive; received {channels!r}.")
+    for option, value, default in (
+        ("width_multiplier", width_multiplier, 1),
+        ("sk_ratio", sk_ratio, 0),
+        ("se_ratio", se_ratio, 0),
+        ("batch_norm_decay", batch_norm_decay, 0.9),
+    ):
+        if value != default:
+            raise UserError(
+                f"encoder {name!r} has no {option}; received {value!r}. Leave it at {default}, or "
+                "choose one of our ResNets."
+            )
+    if not isinstance(channels, numbers.Integral) or channels < 1:
+        raise UserError(f"channels must be at least 1; received {channels!r}.")
     backbone = _backbone(name, include_rescaling=False, input_shape=(None, None, channels))
     pool = tf.keras.layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")
     return tf.keras.Model(backbone.input, pool(backbone.output), name=name)
@@ -128,15 +137,19 @@ def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
 def _last_of_each_size(encoder) -> list:
     """The last [N, H, W, C] tensor at every resolution, the largest first."""
     sizes = {}
-    tensors = [
-        layer.output
-        for layer in encoder.layers
-        if not isinstance(layer.output, (list, tuple)) and layer.output.shape.rank == 4
-    ][1:]
+    # Not `layer.output`: a nested model's belongs to its own graph, a shared layer's is ambiguous.
+    nodes = [
+        node for depth in sorted(encoder._nodes_by_depth) for node in encoder._nodes_by_depth[depth]
+    ]
+    outputs = [
+        t for node in reversed(nodes) if not node.is_input for t in tf.nest.flatten(node.outputs)
+    ]
+    tensors = [tensor for tensor in outputs if tensor.shape.rank == 4]
     if not tensors:
         return []
-    channels = encoder.input_shape[-1]
-    shapes = tf.keras.Model(encoder.input, tensors).compute_output_shape([1, 256, 256, channels])
+    height, width, channels = encoder.input_shape[1:]
+    images = [1, height or 256, width or 256, channels]
+    shapes = tf.keras.Model(encoder.input, tensors).compute_output_shape(images)
     shapes = shapes if isinstance(shapes, list) else [shapes]
     for tensor, shape in zip(tensors, shapes):
         sizes[tuple(shape[1:3])] = tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
@@ -27,11 +29,14 @@ class ProjectionHead(tf.keras.layers.Layer):
         self, num_layers: int = 3, out_dim: int = 128, hidden_dim: int | None = None, **kwargs
     ):
         super().__init__(**kwargs)
-        if num_layers < 0:
+        if not isinstance(num_layers, numbers.Integral) or num_layers < 0:
             raise UserError(f"num_layers must be >= 0; received {num_layers!r}.")
-        for name, value in (("out_dim", out_dim), ("hidden_dim", hidden_dim)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be positive; received {value!r}.")
+        if not isinstance(out_dim, numbers.Integral) or out_dim < 1:
+            raise UserError(f"out_dim must be positive; received {out_dim!r}.")
+        if hidden_dim is not None and (
+            not isinstance(hidden_dim, numbers.Integral) or hidden_dim < 1
+        ):
+            raise UserError(f"hidden_dim must be positive; received {hidden_dim!r}.")
         self.num_layers = num_layers
         self.out_dim = out_dim
         self.hidden_dim = hidden_dim
@@ -47,10 +52,15 @@ class ProjectionHead(tf.keras.layers.Layer):
                 units,
                 use_bias=False,
                 kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+                dtype=self.dtype_policy,
                 name=f"dense_{i + 1}",
             )
             norm = tf.keras.layers.BatchNormalization(
-                momentum=_DECAY, epsilon=_EPSILON, center=not last, name=f"norm_{i + 1}"
+                momentum=_DECAY,
+                epsilon=_EPSILON,
+                center=not last,
+                dtype=self.dtype_policy,
+                name=f"norm_{i + 1}",
             )
             dense.build([None, width])
             norm.build([None, units])
@@ -64,7 +74,15 @@ class ProjectionHead(tf.keras.layers.Layer):
 
         Returns:
           float32 [N, out_dim].
+
+        Raises:
+          UserError: `num_layers` is none of 0 to the head's own.
         """
+        if num_layers is not None and num_layers not in range(self.num_layers + 1):
+            raise UserError(
+                f"num_layers must be 0 to {self.num_layers}, the layers of this head; "
+                f"received {num_layers!r}."
+            )
         x = inputs
         stop = self.num_layers if num_layers is None else num_layers
         for i, (dense, norm) in enumerate(zip(self.dense[:stop], self.norms)):

@@ -10,6 +10,9 @@ squeeze and excitation: arXiv:1709.01507.
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
@@ -62,17 +65,17 @@ def resnet(
     Raises:
       UserError: unknown depth, or a value out of range.
     """
-    if depth not in BLOCKS:
+    if depth not in tuple(BLOCKS):
         raise unknown_name("ResNet depth", depth, map(str, BLOCKS))
-    for argument, value, low in (
-        ("image_size", image_size, 1),
-        ("channels", channels, 1),
-        ("width_multiplier", width_multiplier, 1 / 64),
-        ("sk_ratio", sk_ratio, 0),
-        ("se_ratio", se_ratio, 0),
+    for argument, value, kind, low, high in (
+        ("image_size", image_size, numbers.Integral, 1, math.inf),
+        ("channels", channels, numbers.Integral, 1, math.inf),
+        ("width_multiplier", width_multiplier, numbers.Real, 1 / 64, math.inf),
+        ("sk_ratio", sk_ratio, numbers.Real, 0, math.inf),
+        ("se_ratio", se_ratio, numbers.Real, 0, math.inf),
+        ("batch_norm_decay", batch_norm_decay, numbers.Real, 0, 1),
     ):
-        if value < low:
-            raise UserError(f"{argument} must be at least {low:g}; received {value!r}.")
+        _check_number(argument, value, kind, low, high)
     net = _Net(width_multiplier, sk_ratio, se_ratio, batch_norm_decay)
     bottleneck, counts = BLOCKS[depth]
     images = layers.Input([None, None, channels], name="images")
@@ -87,6 +90,16 @@ def resnet(
     # float32 also under mixed precision: h is what everything downstream measures.
     x = layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")(x)
     return tf.keras.Model(images, x, name=name or f"resnet{depth}")
+
+
+def _check_number(argument, value, kind, low, high):
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        noun = "an integer" if kind is numbers.Integral else "a number"
+        raise UserError(f"{argument} must be {noun}; received {value!r}.")
+    if value < low:
+        raise UserError(f"{argument} must be at least {low:g}; received {value!r}.")
+    if value > high:
+        raise UserError(f"{argument} must be at most {high:g}; received {value!r}.")
 
 
 class _Net:
@@ -134,7 +147,7 @@ class _Net:
             x = self.norm(x, "stem_norm")
             return layers.ReLU(name="initial_max_pool")(x)
         if self.sk_ratio > 0:
-            half = self.width(64) // 2
+            half = max(self.width(64) // 2, 1)
             x = self.conv_norm_relu(x, half, 3, 2, "stem1")
             x = self.conv_norm_relu(x, half, 3, 1, "stem2")
             x = self.conv(x, self.width(64), 3, 1, "initial_conv")
@@ -178,16 +191,14 @@ class _Net:
     def selective_kernel(self, x, filters, strides, name):
         """Two 3x3 streams, mixed by a softmax over the two, computed from their sum."""
         x = self.conv_norm_relu(x, 2 * filters, 3, strides, name)
-        first, second = x[:, :, :, :filters], x[:, :, :, filters:]
+        first, second = _halves(x, filters, name)
         pooled = layers.Add(name=f"{name}_sum")([first, second])
         pooled = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(pooled)
         middle = max(int(filters * self.sk_ratio), _SK_LEAST_WIDTH)
         mixing = self.conv_norm_relu(pooled, middle, 1, 1, f"{name}_squeeze")
         mixing = self.conv(mixing, 2 * filters, 1, 1, f"{name}_mix_conv")
         # A softmax over two is a sigmoid of their difference.
-        share = layers.Subtract(name=f"{name}_mix")(
-            [mixing[:, :, :, :filters], mixing[:, :, :, filters:]]
-        )
+        share = layers.Subtract(name=f"{name}_mix")(_halves(mixing, filters, f"{name}_mix"))
         share = layers.Activation("sigmoid", name=f"{name}_share")(share)
         difference = layers.Subtract(name=f"{name}_difference")([first, second])
         weighted = layers.Multiply(name=f"{name}_weighted")([share, difference])
@@ -208,3 +219,12 @@ class _Net:
                 name=f"{name}_{part}",
             )(gate)
         return layers.Multiply(name=f"{name}_out")([gate, x])
+
+
+def _halves(x, filters, name):
+    """Both halves of the channels, without a class of our own, which the file would then need."""
+    halves = [x[:, :, :, :filters], x[:, :, :, filters:]]
+    for half, part in zip(halves, ("first", "second")):
+        # Keras numbers such layers over the whole process; a model's names must not depend on that.
+        half._keras_history.layer._name = f"{name}_{part}"
+    return halves

@@ -77,8 +77,11 @@ def write_report(workdir: str) -> str:
 def _head(flags: str, lines: list[dict]) -> str:
     settings = dict(line[2:].split("=", 1) for line in flags.splitlines() if line.startswith("--"))
     what = [settings.get(name, "") for name in ("dataset", "encoder")]
-    done = f"{lines[-1]['step']:,} steps of {settings.get('train_batch_size', '?')} images"
-    facts = [*what, f"{settings.get('image_size', '?')} px", done if lines else "not trained yet"]
+    done = "not trained yet"
+    if lines:
+        images = settings.get("train_batch_size", "?")
+        done = f"{lines[-1]['step']:,} steps of {images} images"
+    facts = [*what, f"{settings.get('image_size', '?')} px", done]
     return f"<h1>SimCLR</h1><p class='sub'>{html.escape(' · '.join(filter(None, facts)))}</p>"
 
 

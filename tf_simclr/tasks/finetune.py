@@ -19,7 +19,7 @@ from tf_simclr.tasks.features import represent
 from tf_simclr.tasks.loop import train
 from tf_simclr.tasks.plan import make_plan
 from tf_simclr.tasks.pretrain import check_batch, explain_bad_images
-from tf_simclr.tasks.records import card, manifest
+from tf_simclr.tasks.records import card, check_same_images, manifest
 from tf_simclr.tasks.workdir import Workdir
 
 
@@ -48,6 +48,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         classifier=model.get_layer("classifier"),
         optimizer=model.optimizer,
     )
+    check_same_images(workdir / "checkpoints", source)
     step = checkpoints.restore_latest() or 0
     workdir.metrics_from(step)
     frozen = [v.numpy() for v in model.non_trainable_variables] if _is_frozen(config) else []
@@ -56,8 +57,9 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     for before, variable in zip(frozen, model.non_trainable_variables):
         if not np.array_equal(before, variable.numpy()):
             raise AssertionError(f"frozen variable {variable.name} changed")
+    plain = plain_copy(model)  # On every host: reading a mean over replicas needs all.
     if workdir.writes:
-        _hand_over(config, source, eval_source, model, encoder, workdir, plan)
+        _hand_over(config, source, eval_source, plain, plain_copy(encoder), workdir, plan)
 
 
 def _classifier(config, encoder, num_classes, plan, strategy):
@@ -141,7 +143,7 @@ def _hand_over(config, source, eval_source, model, encoder, workdir, plan):
             workdir.result(),
         ),
     )
-    plain_copy(model).save(workdir / "classifier.keras")
+    model.save(workdir / "classifier.keras")
     print(f"Fine-tuned on {source.num_examples} images: top-1 {top1:.2%} of {eval_source.name}.")
     logging.info("The classifier is in %s.", workdir / "classifier.keras")
 

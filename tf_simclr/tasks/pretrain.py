@@ -15,11 +15,12 @@ from tf_simclr.data.sources import find_bad_images
 from tf_simclr.distribute import is_chief
 from tf_simclr.errors import UserError
 from tf_simclr.export import export_encoder
+from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.report import view_grid, write_report
 from tf_simclr.tasks import build
 from tf_simclr.tasks.loop import train
 from tf_simclr.tasks.plan import Plan, make_plan
-from tf_simclr.tasks.records import card, manifest
+from tf_simclr.tasks.records import card, check_same_images, manifest
 from tf_simclr.tasks.workdir import Workdir
 
 _VIEWS_SHOWN = 8
@@ -48,13 +49,15 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         manifest=manifest(config, source, model.encoder),
         **parts_of(model),
     )
+    check_same_images(workdir / "checkpoints", source)
     step = checkpoints.restore_latest() or 0
     workdir.metrics_from(step)
     _announce(config, source, plan, strategy, step)
     if step < plan.total_steps:
         _train(config, strategy, source, plan, model, checkpoints, workdir, step)
+    encoder = plain_copy(model.encoder)  # On every host: reading a mean over replicas needs all.
     if workdir.writes:
-        _hand_over(config, source, plan, model, workdir)
+        _hand_over(config, source, plan, encoder, workdir)
 
 
 def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
@@ -192,9 +195,9 @@ def _show_views(dataset, workdir, writer, step, with_probe):
             tf.summary.image("views", tf.concat(tf.unstack(views, axis=1), axis=2), _VIEWS_SHOWN)
 
 
-def _hand_over(config, source, plan, model, workdir):
+def _hand_over(config, source, plan, encoder, workdir):
     directory = export_encoder(
-        model.encoder,
+        encoder,
         workdir / "encoder",
         image_size=config.image_size,
         card=card(

@@ -1,0 +1,65 @@
+"""The report: whole, self-contained, escaped, and content with what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.report import view_grid, write_report
+
+
+def fill(folder):
+    (folder / "flags.resolved").write_text("--dataset=<b>mine</b>\n--encoder=resnet18\n")
+    lines = [
+        {"step": s, "loss": 5.0 - s, "chance_level": 6.2, "contrastive_top1": 0.1 * s}
+        for s in (1, 2, 3)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = [
+        {"features": name, "labels_per_class": count, "mean": 0.5, "std": 0.01, "draws": 3}
+        for name in ("trained encoder", "<i>pixels</i>")
+        for count in (1, "all")
+    ]
+    result = {"linear_eval": {"few_label": rows}, "knn_eval": {"k": 5, "top1": {"trained": 0.75}}}
+    (folder / "result.json").write_text(json.dumps(result))
+    rng = np.random.default_rng(0)
+    view_grid(str(folder / "views.png"), rng.random([3, 2, 16, 16, 3]))
+    np.savez(
+        folder / "embeddings.npz",
+        trained=rng.normal(size=(40, 5)).astype(np.float32),
+        pixels=rng.normal(size=(40, 9)).astype(np.float32),
+        labels=np.arange(40) % 2,
+        class_names=np.array(["<script>", "b"]),
+    )
+
+
+def test_the_page_holds_everything_and_loads_nothing(tmp_path):
+    fill(tmp_path)
+    page = open(write_report(str(tmp_path))).read()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"(src|href)='?https?:", page)
+    assert "50.0%" in page and "75.0%" in page and "all labels" in page
+
+
+def test_what_comes_from_outside_is_escaped(tmp_path):
+    fill(tmp_path)
+    page = open(write_report(str(tmp_path))).read()
+    assert "<b>mine" not in page and "<i>pixels" not in page and "<script" not in page
+    assert "&lt;b&gt;mine" in page and "&lt;i&gt;pixels" in page
+
+
+def test_an_empty_workdir_has_a_page_too(tmp_path):
+    assert "not trained yet" in open(write_report(str(tmp_path))).read()
+
+
+def test_view_grid_puts_the_views_of_an_image_one_above_the_other(tmp_path):
+    views = np.zeros([3, 2, 16, 16, 1])
+    views[1, 0] = 1.0
+    view_grid(str(tmp_path / "grid.png"), views)
+    grid = tf.io.decode_png((tmp_path / "grid.png").read_bytes()).numpy()[..., 0]
+    tile = grid.shape[0] // 2
+    middle = grid[tile // 2 :: tile, tile // 2 :: tile]
+    np.testing.assert_array_equal(middle, [[0, 255, 0], [0, 0, 0]])
