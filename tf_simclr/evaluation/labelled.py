@@ -1,0 +1,55 @@
+"""What the evaluations take, frozen features with their labels: checked once, for all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tf_simclr.errors import UserError
+
+
+def checked_features(train_h, test_h) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float arrays [N, D] and [M, D], unchanged.
+
+    Raises:
+      UserError: no matrix, nothing in it, different widths, or a value that is no finite number.
+    """
+    both = {"train_h": np.asarray(train_h), "test_h": np.asarray(test_h)}
+    for name, h in both.items():
+        if h.ndim != 2 or h.size == 0:
+            raise UserError(f"{name} must be [examples, features], none empty; received {h.shape}.")
+        if h.dtype.kind not in "fiub":
+            raise UserError(f"{name} must be numbers; received dtype {h.dtype}.")
+        finite = np.isfinite(h).all(axis=1)
+        if not finite.all():
+            raise UserError(
+                f"{name} must be finite; {np.sum(~finite)} of {len(h)} rows received are not, the "
+                f"first is row {np.argmin(finite)}. An encoder that diverged gives such features."
+            )
+    train_h, test_h = both.values()
+    if train_h.shape[1] != test_h.shape[1]:
+        raise UserError(
+            f"train_h and test_h must have the same number of features; received {train_h.shape} "
+            f"and {test_h.shape}."
+        )
+    return tuple(h if h.dtype.kind == "f" else h.astype(np.float32) for h in (train_h, test_h))
+
+
+def checked_labels(name: str, labels, h: np.ndarray) -> np.ndarray:
+    """Labels as int64 [N], one for each row of h.
+
+    Args:
+      name: of the argument.
+      labels: [N] integers from 0.
+      h: [N, D] the features they belong to.
+
+    Raises:
+      UserError: not so many, no integers, or negative (TFDS's mark of "no label").
+    """
+    labels = np.asarray(labels)
+    if labels.shape != (len(h),):
+        raise UserError(f"{name} must be [{len(h)}], one a row; received shape {labels.shape}.")
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{name} must be integers; received dtype {labels.dtype}.")
+    if labels.min() < 0:
+        raise UserError(f"{name} must be classes from 0; received {labels.min()}, which is none.")
+    return labels.astype(np.int64)
