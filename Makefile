@@ -9,10 +9,11 @@ DEMO_DIR ?= runs/demo
 PEER ?=
 PHOTOS ?=
 
-# The first that runs and fits: a pyenv shim exists and may still not run.
+# The first that runs and fits, of all on PATH: a pyenv shim exists, may not run, and hides others.
 FITS := import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))
-PYTHON ?= $(shell for python in python3.11 python3.10 python3.9 python3 python; do \
-  $$python -c '$(FITS)' >/dev/null 2>&1 && echo $$python && break; done)
+PYTHON ?= $(shell IFS=:; for name in python3.11 python3.10 python3.9 python3 python; do \
+  for folder in $$PATH; do python="$$folder/$$name"; [ -x "$$python" ] && \
+  "$$python" -c '$(FITS)' >/dev/null 2>&1 && echo "$$python" && exit; done; done)
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input
