@@ -84,7 +84,9 @@ class Config:
     eval_split: str = _data("test", "Split to evaluate on.", alters_run=False)
     image_size: int = _data(224, "Side of the views in pixels.", low=1)
     channels: int = _data(0, "Image channels; 0: as the data set has (a folder: 3).", low=0)
-    skip_bad_images: bool = _data(False, "Replace undecodable files of a folder, and list them.")
+    skip_bad_images: bool = _data(
+        False, "Check a folder's files; leave out and list what cannot be decoded."
+    )
 
     color_jitter_strength: float = _views(
         1.0, "Strength s of the colour jitter; 0 turns it off.", low=0.0, high=2.5
