@@ -1,8 +1,9 @@
 """TFDS data sets as sources: small ones in memory, large ones record by record, in any order.
 
 TFRecord files have no index; one pass over the headers makes it (three numbers a record), and from
-then on any record is read directly: a new global order every epoch and an exact start at any step
-cost nothing, whatever the size of the set.
+then on any record can be asked for: a new global order every epoch and an exact start at any step,
+with no stream to rewind. Reading one still passes over what lies before it in its file, so its time
+grows with the record's offset (0.5 ms at the start of a file, 7 ms at 100 MB, on 2 busy cores).
 """
 
 from __future__ import annotations
