@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_simclr.data import tfds as tfds_module
+from tf_simclr.data import sources as sources_module
 from tf_simclr.data.pipeline import two_view_dataset
-from tf_simclr.data.sources import array_source, find_bad_images, open_source, slice_of
+from tf_simclr.data.sources import array_source, find_bad_images, open_source
+from tf_simclr.data.splits import parse_split, slice_rows
 from tf_simclr.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -46,6 +47,10 @@ def test_digits_are_split_once_and_for_all():
 
 
 def test_slices_are_samples_that_share_nothing():
+    def slice_of(split, count):
+        name, bounds = parse_split(split)
+        return name, slice_rows(None, count, bounds)
+
     a, b = slice_of("train[:80%]", 50)[1], slice_of("train[80%:]", 50)[1]
     assert len(a) == 40 and not set(a) & set(b) and set(a) | set(b) == set(range(50))
     assert a.max() > 40  # Not simply the first 80 %, which in a folder would be the first classes.
@@ -166,7 +171,7 @@ def test_bad_files_are_named_or_left_out(zoo):
 
 
 def test_a_decompression_bomb_is_bad(tmp_path, monkeypatch):
-    monkeypatch.setattr("tf_simclr.data.folder.MOST_PIXELS", 1000)
+    monkeypatch.setattr("tf_simclr.data.decoding.MAX_PIXELS", 1000)
     save(picture(40, 40), tmp_path / "large.png")
     save(picture(40, 40), tmp_path / "large.jpg")
     save(picture(9, 9), tmp_path / "small.png")
@@ -225,7 +230,7 @@ def test_small_tfds_sets_live_in_memory(tiny_set):
 @pytest.mark.parametrize("split", ["train", "train[3:21]", "train[50%:]"])
 def test_large_tfds_sets_are_read_record_by_record_in_any_order(tiny_set, split, monkeypatch):
     whole = open_source("tiny_set", tiny_set, split=split)
-    monkeypatch.setattr(tfds_module, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources_module, "MEMORY_LIMIT", 0)
     source = open_source("tiny_set", tiny_set, split=split)
     assert source.images is None and source.num_examples == whole.num_examples
     np.testing.assert_array_equal(source.labels, whole.labels)

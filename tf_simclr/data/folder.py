@@ -1,169 +1,244 @@
-"""A folder of image files as a source: any depth, any sizes, labels where sub-folders give them."""
+"""Images in a folder, at any depth: which there are, their classes, and how to read them.
+
+Made for millions of files: folders are listed by many threads, and a path takes its own length and
+eight bytes of memory.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
+import hashlib
 import os
-from collections.abc import Callable, Iterable
+import time
+from concurrent import futures
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
-from tf_simclr.data.sources import Source, decode_image, fingerprint, slice_of
 from tf_simclr.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
-MOST_PIXELS = 100_000_000  # A larger image is taken for a decompression bomb.
-
-_SPLIT_FOLDERS = ("train", "test", "val", "validation")
-_BAD_LISTED = 5
-
-
-def folder_source(
-    root: str | None, split: str, channels: int, skip_bad_images: bool = False
-) -> Source:
-    """Opens a folder; see `open_source`.
-
-    A folder with sub-folders train/, test/, val/ or validation/ has those splits; any other is one
-    set, called train. Where all images lie in at least two sub-folders, those are the classes.
-    """
-    if not root or not os.path.isdir(root):
-        raise UserError(f"data_dir={root!r} is no folder; give the folder with the images.")
-    name = split.split("[")[0]
-    base = _base_of(root, name)
-    files = sorted(_files_below(base))
-    if not files:
-        raise UserError(
-            f"no images below {base!r}: looked for {', '.join(SUFFIXES)} at any depth, hidden "
-            "files left out."
-        )
-    empty = [path for path, size in files if not size]
-    if empty and not skip_bad_images:
-        raise bad_images_error(base, empty, len(files))
-    files = [(path, size) for path, size in files if size]
-    bad = []
-    if skip_bad_images:
-        reader = _reader([path for path, _ in files], base)
-        bad = [files[i][0] for i in undecodable(lambda i: reader(tf.constant(i)), len(files))]
-        lost = set(bad)
-        files = [file for file in files if file[0] not in lost]
-        bad = empty + bad
-        if bad:
-            logging.warning("%d files cannot be decoded, left out: %s", len(bad), "; ".join(bad))
-    if not files:
-        raise UserError(f"none of the {len(bad)} files below {base!r} can be decoded.")
-    files = [files[i] for i in slice_of(split, len(files))[1]]
-    paths = [path for path, _ in files]
-    labels, class_names = _classes(paths)
-    return Source(
-        name=f"folder {os.path.basename(os.path.abspath(root))}",
-        split=split,
-        num_examples=len(files),
-        channels=channels,
-        fingerprint=fingerprint("\n".join(f"{path} {size}" for path, size in files)),
-        labels=labels,
-        class_names=class_names,
-        encoded=_reader(paths, base),
-        describe=lambda i: os.path.join(base, paths[i]),
-        bad_images=tuple(os.path.join(base, path) for path in bad),
-    )
+EXTENSIONS = ("jpg", "jpeg", "png", "gif", "bmp")
+_THREADS = 16  # Listing waits for the disk, or for a network's answer.
+_SPLIT_ALIASES = {
+    "train": ("train",),
+    "test": ("test", "val", "validation"),
+    "val": ("val", "validation"),
+    "validation": ("validation", "val"),
+}
 
 
-def undecodable(read: Callable[[int], tf.Tensor], count: int) -> list[int]:
-    """Numbers of the images that cannot be decoded, or are too large to be meant seriously.
+class ImageFolder:
+    """The image files below a folder, in an order that depends on their names only.
 
-    Args:
-      read: from a number to the bytes of an image; called from several threads.
-      count: how many there are.
+    A folder with `train` and `test` (or `val`, `validation`) in it has these as its splits; any
+    other is one set, the split "train". The first level of sub-folders are the classes, if there
+    are two or more and no image lies beside them. Hidden files and folders are passed over.
 
-    Returns:
-      Their numbers, ascending.
+    Attributes:
+      num_examples: N.
+      class_names: a tuple, the same for every split; None without classes.
+      labels: int64 [N], or None.
+      fingerprint: hex, of relative names and sizes.
+      unreadable: indices of the files that are empty or links to nowhere.
     """
 
-    def is_bad(i: int) -> bool:
-        try:
-            contents = read(i)
-            if _pixels(contents.numpy()) > MOST_PIXELS:
-                return True
-            return not tf.size(decode_image(contents, 3))
-        except (tf.errors.OpError, ValueError):
-            return True
+    def __init__(self, folder: str | None, split: str):
+        """Lists the files.
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(
-            pool.map(is_bad, range(count)),
-            total=count,
-            desc="checking images",
-            mininterval=5,
-            delay=3,
-        )
-        return [i for i, bad in enumerate(results) if bad]
+        Args:
+          folder: its path; a remote one (gs://...) where TensorFlow can read it.
+          split: a plain name, with no slice.
+
+        Raises:
+          UserError: no such folder, no such split, no image.
+        """
+        if not folder:
+            raise UserError("a folder of images needs data_dir, the path of the folder.")
+        folder = os.path.expanduser(folder)
+        if not tf.io.gfile.isdir(folder):
+            raise UserError(f"data_dir={folder!r} is not a folder, or cannot be reached.")
+        root, siblings = _split_folder(os.fsencode(folder), split)
+        listed = _list_tree(root)
+        self.num_examples = sum(len(part.sizes) for part in listed)
+        if not self.num_examples:
+            raise UserError(
+                f"no image in {os.fsdecode(root)!r} or below it; looked for "
+                f"{', '.join('.' + extension for extension in EXTENSIONS)}."
+            )
+        self.class_names, self.labels = _classes(listed, siblings)
+        self._root = root.rstrip(b"/") + b"/"
+        names = b"".join(part.names for part in listed)
+        lengths = np.concatenate([part.lengths for part in listed])
+        sizes = np.concatenate([part.sizes for part in listed])
+        self.unreadable = np.flatnonzero(sizes == 0)
+        self.fingerprint = _fingerprint(names, lengths, sizes)
+        with tf.device("CPU:0"):  # Where tf.data runs; on an accelerator each read would copy them.
+            self._names = tf.constant(names)
+            self._ends = tf.constant(np.concatenate([[0], np.cumsum(lengths)]))
+
+    def describe(self, index: int) -> str:
+        """The path of a file."""
+        return os.fsdecode(self._path(index).numpy())
+
+    def read(self, index: tf.Tensor) -> tf.Tensor:
+        """The contents of a file, scalar string; for graphs.
+
+        Args:
+          index: int64 scalar.
+        """
+        return tf.io.read_file(self._path(index))
+
+    def _path(self, index):
+        # All names are one string, of which a piece is copied: no tensor with a string for each.
+        span = tf.gather(self._ends, [index, index + 1])
+        name = tf.strings.substr(self._names, span[0], span[1] - span[0])
+        return tf.strings.join([self._root, name])
 
 
-def bad_images_error(base: str, paths: list[str], count: int) -> UserError:
-    """Names files that cannot be decoded and says what to do."""
-    listed = ", ".join(os.path.join(base, path) for path in paths[:_BAD_LISTED])
-    more = f" and {len(paths) - _BAD_LISTED} more" if len(paths) > _BAD_LISTED else ""
-    return UserError(
-        f"{len(paths)} of {count} files cannot be decoded: {listed}{more}. Remove them, or pass "
-        "--skip_bad_images to train on the others."
-    )
+class _Listing(NamedTuple):
+    """The images directly in one folder, by name."""
+
+    folder: bytes  # Relative to the root, b"" for the root itself.
+    names: bytes  # Paths relative to the root, one after another.
+    lengths: np.ndarray  # int64 [n], of each path.
+    sizes: np.ndarray  # int64 [n], in bytes; 0: empty or unreadable, -1: unknown.
 
 
-def _base_of(root: str, split: str) -> str:
-    """The folder of a split."""
-    splits = [name for name in _SPLIT_FOLDERS if os.path.isdir(os.path.join(root, name))]
-    if split in splits:
-        return os.path.join(root, split)
-    if split == "train" and not splits:
-        return root
-    has = f"has the splits {', '.join(splits)}" if splits else "has no sub-folders train/ and test/"
+def _split_folder(folder, split):
+    """(the folder of a split, the folders of the splits that share their classes with it)."""
+    entries = list(_scan(folder))
+    folders = {name.lower(): name for name, is_folder, _ in entries if is_folder}
+    names = {os.fsdecode(name) for name in folders}
+    flat = any(not is_folder for _, is_folder, _ in entries)
+    has_splits = "train" in names and names & {"test", "val", "validation"}
+    if not has_splits and (flat or not names or names - set(_SPLIT_ALIASES)):
+        if split != "train":
+            raise UserError(
+                f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} is one set, "
+                "'train'. Put its images into sub-folders train and test, or hold out a slice: "
+                "--train_split='train[:90%]' --eval_split='train[90%:]'."
+            )
+        return folder, []
+    paths = {os.fsdecode(key): os.path.join(folder, name) for key, name in folders.items()}
+    labelled = [path for name, path in paths.items() if name in _SPLIT_ALIASES]
+    for name in _SPLIT_ALIASES.get(split, ()):
+        if name in names:
+            return paths[name], labelled
+    if split in names:
+        return paths[split], []
     raise UserError(
-        f"there is no split {split!r}: the folder {root!r} {has}. Name another, or take a slice, "
-        "such as --train_split='train[:80%]' --eval_split='train[80%:]'."
+        f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} has the splits "
+        f"{', '.join(sorted(names, key=lambda name: (name != 'train', name)))}."
     )
 
 
-def _files_below(base: str) -> Iterable[tuple[str, int]]:
-    """(path below base, with forward slashes, size) of every image file; links not followed."""
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(os.path.join(base, folder)) as entries:
+def _list_tree(root):
+    """The listings of all folders below one, in the order of their names."""
+    done, told = [], time.monotonic()
+    waiting = [(b"", frozenset())]
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        while waiting:
+            results = pool.map(lambda folder: _list_folder(root, *folder), waiting)
+            waiting = []
+            for listing, folders, above in results:
+                done.append(listing)
+                waiting += [(name, above) for name in folders]
+                if time.monotonic() - told > 10:
+                    told = time.monotonic()
+                    count = sum(len(listing.sizes) for listing in done)
+                    logging.info("Listing %s: %d images so far ...", os.fsdecode(root), count)
+    done = [listing for listing in done if len(listing.sizes)]
+    return sorted(done, key=lambda listing: listing.folder.split(b"/"))
+
+
+def _list_folder(root, relative, above):
+    """(its listing, its sub-folders, the real paths of itself and of all folders above)."""
+    here = os.path.join(root, relative) if relative else root
+    real = here if b"://" in here else os.path.realpath(here)
+    if real in above:  # A link to a folder it lies in: a loop.
+        return _Listing(relative, b"", np.zeros(0, np.int64), np.zeros(0, np.int64)), [], above
+    prefix = relative + b"/" if relative else b""
+    images, folders = [], []
+    for name, is_folder, size in _scan(here):
+        if is_folder:
+            folders.append(prefix + name)
+        else:
+            images.append((prefix + name, size))
+    images.sort()
+    names = [name for name, _ in images]
+    lengths = np.array([len(name) for name in names], np.int64)
+    sizes = np.array([size for _, size in images], np.int64)
+    return _Listing(relative, b"".join(names), lengths, sizes), folders, above | {real}
+
+
+def _scan(folder):
+    """Yields (name, is a folder, size) of the images and folders in a folder."""
+    try:
+        if b"://" in folder:
+            yield from _scan_remote(folder)
+            return
+        with os.scandir(folder) as entries:
             for entry in entries:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith("."):
+                if entry.name.startswith(b"."):
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                    yield path, entry.stat().st_size
+                if entry.is_dir():
+                    yield entry.name, True, 0
+                elif _is_image(entry.name):
+                    yield entry.name, False, _size(entry)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"the folder {os.fsdecode(folder)!r} cannot be read: {error}") from error
 
 
-def _classes(paths: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels by first-level sub-folder, where every image is in one and there are several."""
-    folders = [path.split("/")[0] if "/" in path else None for path in paths]
-    names = sorted({folder for folder in folders if folder is not None})
-    if None in folders or len(names) < 2:
+def _scan_remote(folder):
+    # An image's name is taken at its word: to ask for its size takes a request for each.
+    for entry in tf.io.gfile.listdir(folder):
+        name = tf.compat.as_bytes(entry).rstrip(b"/")
+        if name.startswith(b".") or not name:
+            continue
+        if _is_image(name):
+            yield name, False, -1
+        elif tf.io.gfile.isdir(os.path.join(folder, name)):
+            yield name, True, 0
+
+
+def _size(entry):
+    try:
+        return entry.stat().st_size
+    except OSError:  # A link to nowhere.
+        return 0
+
+
+def _is_image(name):
+    _, dot, extension = name.rpartition(b".")
+    return bool(dot) and extension.lower() in _EXTENSIONS
+
+
+_EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
+
+
+def _classes(listed, siblings):
+    """(class_names, labels), or (None, None).
+
+    The names come from all splits: a class that is missing from one must not shift the others.
+    """
+    of_listing = [listing.folder.split(b"/")[0] for listing in listed]
+    names = set(of_listing)
+    for folder in siblings:
+        names |= {name for name, is_folder, _ in _scan(folder) if is_folder}
+    if len(names) < 2 or b"" in of_listing:
         return None, None
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number[folder] for folder in folders], np.int64), tuple(names)
-
-
-def _reader(paths: list[str], base: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    table = tf.constant(paths)
-    return lambda index: tf.io.read_file(
-        tf.strings.join([base, tf.gather(table, index)], separator="/")
+    names = sorted(names)
+    place = {name: label for label, name in enumerate(names)}
+    labels = np.repeat(
+        np.array([place[name] for name in of_listing], np.int64),
+        [len(listing.sizes) for listing in listed],
     )
+    return tuple(os.fsdecode(name) for name in names), labels
 
 
-def _pixels(contents: bytes) -> int:
-    """How many pixels the header promises; 0 where it is not cheap to know."""
-    if contents[:8] == b"\x89PNG\r\n\x1a\n" and len(contents) >= 24:
-        return int.from_bytes(contents[16:20], "big") * int.from_bytes(contents[20:24], "big")
-    if contents[:2] == b"\xff\xd8":
-        height, width, _ = tf.io.extract_jpeg_shape(contents).numpy().tolist()
-        return height * width
-    return 0
+def _fingerprint(names, lengths, sizes):
+    digest = hashlib.sha256(names)
+    for values in (lengths, sizes):
+        digest.update(values.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]

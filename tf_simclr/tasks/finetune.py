@@ -18,7 +18,7 @@ from tf_simclr.tasks import judging
 from tf_simclr.tasks.features import represent
 from tf_simclr.tasks.loop import train
 from tf_simclr.tasks.plan import make_plan
-from tf_simclr.tasks.pretrain import check_batch, explain_bad_images
+from tf_simclr.tasks.pretrain import READ_ERRORS, check_batch, explain_bad_images
 from tf_simclr.tasks.records import card, check_same_images, manifest
 from tf_simclr.tasks.workdir import Workdir
 
@@ -116,7 +116,7 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
                 log=workdir.log_metrics,
                 describe=describe,
             )
-    except tf.errors.InvalidArgumentError as error:
+    except READ_ERRORS as error:
         raise explain_bad_images(source, error) from error
     workdir.update_result("training", metrics)
 

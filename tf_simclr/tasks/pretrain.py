@@ -25,6 +25,13 @@ from tf_simclr.tasks.workdir import Workdir
 
 _VIEWS_SHOWN = 8
 
+# What reading an image raises: damaged, gone, or in a record whose checksum is wrong.
+READ_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+)
+
 
 def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Pretrains, or goes on with the run in --workdir; then exports the encoder.
@@ -96,7 +103,7 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
                 log=log,
                 describe=describe,
             )
-    except tf.errors.InvalidArgumentError as error:
+    except READ_ERRORS as error:
         raise explain_bad_images(source, error) from error
     workdir.update_result("pretrain", metrics)
 

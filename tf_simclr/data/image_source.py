@@ -1,0 +1,199 @@
+"""The type the pipeline reads from: a numbered set of images, uint8, handed out in any order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.data.decoding import decode
+from tf_simclr.errors import UserError
+
+
+class Source:
+    """A split of a data set.
+
+    Attributes:
+      name: of the data set.
+      split: as asked for.
+      num_examples: N.
+      channels: C of every image it yields.
+      class_names: a tuple of the classes' names; None for unlabelled images.
+      images: uint8 [N, H, W, C] where the whole split is decoded in memory, else None.
+      native_size: side of the images where all are squares of one size, else None.
+      fingerprint: hex; the same for the same images on every machine.
+      bad_images: what was left out because it cannot be decoded, by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        num_examples: int,
+        channels: int,
+        fingerprint: str,
+        images: np.ndarray | None = None,
+        labels: np.ndarray | Callable[[], np.ndarray | None] | None = None,
+        class_names: Sequence[str] | None = None,
+        reader=None,
+    ):
+        """Made by `open_source` and `array_source`.
+
+        `labels` may be a function, called when they are first asked for. `reader` stands in for
+        `images`: its read(index) gives an encoded image, in graphs, its describe(index) a name.
+        """
+        self.name = name
+        self.split = split
+        self.num_examples = num_examples
+        self.channels = channels
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.fingerprint = fingerprint
+        self.images = images
+        self.bad_images: list[str] = []
+        self._labels = labels
+        self._reader = reader
+        self._rows = None  # Of what the reader counts; None: all.
+        self._tensor = None
+
+    def __repr__(self):
+        return f"<Source {self.name!r} {self.split!r}: {self.num_examples} images>"
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int64 [N], or None; of a TFDS set too large for memory they are read when asked for."""
+        if callable(self._labels):
+            self._labels = self._labels()
+        return self._labels
+
+    @property
+    def native_size(self) -> int | None:
+        if self.images is None or self.images.shape[1] != self.images.shape[2]:
+            return None
+        return self.images.shape[1]
+
+    def load(self, index: tf.Tensor) -> tf.Tensor:
+        """One decoded image; a function for `Dataset.map`.
+
+        Args:
+          index: int64 scalar in [0, N).
+
+        Returns:
+          uint8 [h, w, C].
+
+        Raises:
+          tf.errors.OpError: the file is gone or damaged; `find_bad_images` names it.
+        """
+        if self._reader is not None:
+            return decode(self.encoded(index), self.channels)
+        if self._tensor is None:
+            with tf.init_scope(), tf.device("CPU:0"):
+                self._tensor = tf.constant(self.images)
+        return tf.gather(self._tensor, index)
+
+    def encoded(self, index: tf.Tensor) -> tf.Tensor:
+        """The file of one image, as it is stored: scalar string; a function for `Dataset.map`.
+
+        `decoding.image_size` tells its size, `tf.image.decode_and_crop_jpeg` decodes a part.
+
+        Raises:
+          TypeError: the images are in memory, where no files are.
+        """
+        if self._reader is None:
+            raise TypeError(f"{self!r} is decoded in memory: use its images.")
+        return self._reader.read(index if self._rows is None else tf.gather(self._rows, index))
+
+    def describe(self, index: int) -> str:
+        """The name of one image for people: its path, where it has one."""
+        if self._reader is None:
+            return f"{self.name} {self.split}, image {index}"
+        return self._reader.describe(index if self._rows is None else int(self._rows[index]))
+
+    def take(self, rows: np.ndarray) -> Source:
+        """The source of some of the images, int64 [n], in that order."""
+
+        def labels():
+            return None if self.labels is None else self.labels[rows]
+
+        part = Source(
+            self.name,
+            self.split,
+            num_examples=len(rows),
+            channels=self.channels,
+            fingerprint=_digest(self.fingerprint.encode(), rows),
+            images=None if self.images is None else self.images[rows],
+            labels=labels,
+            class_names=self.class_names,
+            reader=self._reader,
+        )
+        if self._reader is not None:
+            with tf.device("CPU:0"):
+                part._rows = tf.constant(rows if self._rows is None else self._rows.numpy()[rows])
+        return part
+
+
+def array_source(
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+    split: str = "train",
+) -> Source:
+    """A source of images in memory.
+
+    Args:
+      images: uint8 [N, H, W, C], any C.
+      labels: integers [N] from 0, or None.
+      class_names: names of the classes; None: "0", "1", ...
+      name, split: what to call it.
+
+    Returns:
+      The source; it keeps `images`, and does not copy it.
+
+    Raises:
+      UserError: another type or shape, no image, labels that do not fit.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+        raise UserError(
+            "images must be a uint8 array [N, H, W, C] (C = 1 for grey ones) with at least one "
+            f"image; received {images.dtype} {list(images.shape)}."
+        )
+    if labels is not None:
+        labels, class_names = _checked_labels(labels, class_names, len(images))
+    return Source(
+        name,
+        split,
+        num_examples=len(images),
+        channels=images.shape[3],
+        fingerprint=_digest(images, labels),
+        images=images,
+        labels=labels,
+        class_names=class_names if labels is not None else None,
+    )
+
+
+def _checked_labels(labels, class_names, count):
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserError(
+            f"labels must be {count} integers from 0, one for each image; received "
+            f"{labels.dtype} {list(labels.shape)}, least {min(labels.flat, default=None)}."
+        )
+    classes = int(labels.max()) + 1
+    class_names = [str(label) for label in range(classes)] if class_names is None else class_names
+    if len(class_names) < classes:
+        raise UserError(f"class_names has {len(class_names)} names for {classes} classes.")
+    return labels.astype(np.int64), class_names
+
+
+def _digest(*parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(repr((part.dtype.str, part.shape)).encode())
+            part = np.ascontiguousarray(part)
+        digest.update(b"" if part is None else part)
+    return digest.hexdigest()[:16]

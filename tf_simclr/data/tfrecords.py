@@ -1,0 +1,293 @@
+"""Prepared TensorFlow Datasets (TFDS): found on disk, read without a network and without writing.
+
+Sets whose images are of one size and fit are decoded into memory; of larger ones the place of every
+record is noted, and records are read one by one, in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from concurrent import futures
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tf_simclr.errors import UserError, unknown_name
+
+_THREADS = 16
+_BATCH = 256
+_FRAME = struct.Struct("<Q4x")  # Before a record: its length and the length's checksum.
+_CHECKSUM = 4  # Behind a record.
+
+
+class PreparedSet:
+    """A split of a prepared TFDS data set.
+
+    Attributes:
+      num_examples: N.
+      image_shape: (h, w, C), h and w None where they vary.
+      class_names: a tuple, or None for an unlabelled set.
+      fingerprint: hex, of what its metadata says.
+    """
+
+    def __init__(self, builder, split: str):
+        """Looks at the metadata.
+
+        Args:
+          builder: from `find_builder`.
+          split: a split, with slices as TFDS has them.
+
+        Raises:
+          UserError: no such split, none or several images in an example, a format not supported.
+        """
+        info = builder.info
+        self._shards = _shards(info, split)
+        self.num_examples = sum(take for _, _, take in self._shards)
+        if not self.num_examples:
+            raise UserError(f"the split {split!r} of {info.full_name!r} is empty.")
+        self._image, self._label = _feature_names(info)
+        feature = info.features[self._image]
+        self.image_shape = (*feature.shape[:2], feature.shape[2] or 3)
+        if np.dtype(feature.np_dtype) != np.uint8 or self.image_shape[2] not in (1, 3, 4):
+            raise UserError(
+                f"the images of {info.full_name!r} are {np.dtype(feature.np_dtype).name} with "
+                f"{self.image_shape[2]} channels; only uint8 with 1, 3 or 4 is supported."
+            )
+        self.class_names = tuple(info.features[self._label].names) if self._label else None
+        self.fingerprint = _fingerprint(info, split)
+
+    def read_labels(self) -> np.ndarray | None:
+        """Reads the labels, int64 [N]; None where a label is missing (TFDS has -1 for it)."""
+        if not self._label:
+            return None
+        batches = self._in_order({self._label: tf.io.FixedLenFeature([], tf.int64)})
+        labels = np.empty([self.num_examples], np.int64)
+        _fill(labels, (batch[self._label].numpy() for batch in batches), "Reading labels")
+        return labels if labels.min() >= 0 else None
+
+    def decode_all(self, channels: int) -> np.ndarray:
+        """Decodes every image, where all have one size: uint8 [N, h, w, channels]."""
+        batches = self._in_order({self._image: tf.io.FixedLenFeature([], tf.string)})
+        contents = batches.map(lambda batch: batch[self._image]).unbatch()
+        shape = [*self.image_shape[:2], channels]
+
+        def decode(image):
+            # Not `decoding.decode`: TFDS has written these, as JPEG or PNG; no care is needed.
+            image = tf.io.decode_image(image, channels=channels, expand_animations=False)
+            return tf.ensure_shape(image, shape)
+
+        decoded = contents.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        images = np.empty([self.num_examples, *shape], np.uint8)
+        batches = decoded.batch(_BATCH).prefetch(tf.data.AUTOTUNE)
+        _fill(images, (batch.numpy() for batch in batches), "Decoding into memory")
+        return images
+
+    def index_records(self) -> None:
+        """Notes where every record is, 12 bytes for each; `read` and `describe` need it."""
+        with futures.ThreadPoolExecutor(_THREADS) as pool:
+            offsets = list(pool.map(lambda shard: record_offsets(*shard), self._shards))
+        shard = np.repeat(np.arange(len(offsets), dtype=np.int32), [len(o) for o in offsets])
+        with tf.device("CPU:0"):  # Where tf.data runs; on an accelerator each read would copy them.
+            self._files = tf.constant([path for path, _, _ in self._shards])
+            self._shard = tf.constant(shard)
+            self._offset = tf.constant(np.concatenate(offsets))
+
+    def read(self, index: tf.Tensor) -> tf.Tensor:
+        """The encoded image of one example, scalar string; for graphs.
+
+        Args:
+          index: int64 scalar.
+        """
+        # The op behind TFRecordDataset: only it takes offsets. Unbuffered, it reads this record.
+        records = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[tf.gather(self._files, tf.gather(self._shard, index))],
+            compression_type="",
+            buffer_size=0,
+            byte_offsets=[tf.gather(self._offset, index)],
+        )
+        spec = tf.TensorSpec([], tf.string)
+        record = tf.data.experimental.from_variant(records, spec).take(1).get_single_element()
+        feature = {self._image: tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_single_example(record, feature)[self._image]
+
+    def describe(self, index: int) -> str:
+        """Where an example is."""
+        path = self._files[self._shard[index]].numpy().decode()
+        return f"{path}, the record at byte {self._offset[index]}"
+
+    def _in_order(self, features):
+        """Batches of parsed examples, in order; several files are read at a time."""
+        paths, skips, takes = zip(*self._shards)
+        counts = np.array([skips, takes], np.int64)
+        shards = tf.data.Dataset.from_tensor_slices((list(paths), *counts))
+
+        def examples(path, skip, take):
+            records = tf.data.TFRecordDataset(path).skip(skip).take(take).batch(_BATCH)
+            return records.map(lambda batch: tf.io.parse_example(batch, features))
+
+        whole_shard = 2**40
+        return shards.interleave(
+            examples, cycle_length=4, block_length=whole_shard, num_parallel_calls=4
+        )
+
+
+def find_builder(
+    name: str, data_dir: str | None = None, *, download: bool = False, others: Sequence[str] = ()
+):
+    """Finds a prepared data set on disk; its code need not be registered.
+
+    Args:
+      name: name, name/config or name:version.
+      data_dir: where prepared sets lie, or one such set's own folder; None: TFDS's default.
+      download: fetch and prepare the set if it is not there.
+      others: names that are no TFDS sets, to offer for a misspelt one.
+
+    Returns:
+      A read-only `tfds.core.DatasetBuilder`.
+
+    Raises:
+      UserError: unknown or not prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    if data_dir:
+        data_dir = os.path.expanduser(data_dir)
+        if tf.io.gfile.exists(os.path.join(data_dir, "dataset_info.json")):
+            builder = tfds.builder_from_directory(data_dir)
+            if builder.name != _base(name):
+                raise UserError(f"data_dir={data_dir!r} holds {builder.name!r}, not {name!r}.")
+            return builder
+    place = data_dir or tfds.core.constants.DATA_DIR
+    known = tfds.list_builders(with_community_datasets=False)
+    try:
+        if download and _base(name) in known:
+            tfds.builder(name, data_dir=place).download_and_prepare()
+        # Not `tfds.builder`: for a set it does not find it asks the network.
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
+    except tfds.core.DatasetNotFoundError:
+        raise _not_prepared(name, place, known, others) from None
+    except ValueError as error:
+        raise UserError(f"the data set {name!r} cannot be opened: {error}") from error
+
+
+def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
+    """Where records of a TFRecord file begin, from their headers alone.
+
+    Args:
+      path: the file.
+      skip, take: which of its records.
+
+    Returns:
+      int64 [take].
+
+    Raises:
+      UserError: the file ends too soon.
+    """
+    offsets = np.empty([take], np.int64)
+    position, size = 0, tf.io.gfile.stat(path).length
+    opened = tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
+    with opened as file:
+        for record in range(skip + take):
+            file.seek(position)
+            header = file.read(_FRAME.size)
+            following = position + _FRAME.size + _CHECKSUM
+            if len(header) == _FRAME.size:
+                following += _FRAME.unpack(header)[0]
+            if following > size:
+                raise UserError(
+                    f"{path!r} ends inside record {record}: the data set is damaged, prepare it "
+                    "again."
+                )
+            if record >= skip:
+                offsets[record - skip] = position
+            position = following
+    return offsets
+
+
+def _not_prepared(name, place, known, others):
+    there = sorted(
+        os.path.relpath(os.path.dirname(path), place)
+        for depth in ("*/*", "*/*/*")
+        for path in tf.io.gfile.glob(os.path.join(place, depth, "dataset_info.json"))
+    )
+    if _base(name) not in known:
+        return unknown_name("data set", name, {*known, *others, *map(_base, there)})
+    prepared = f" There are: {', '.join(there[:8])}." if there else ""
+    return UserError(
+        f"the data set {name!r} is not prepared in {place!r}.{prepared} To download and prepare "
+        f"it: tfds build {name} --data_dir={place}"
+    )
+
+
+def _base(name):
+    return name.split("/")[0].split(":")[0]
+
+
+def _shards(info, split):
+    """[(path, records to skip, records to take)] of a split."""
+    name = split.split("[")[0].split("+")[0].strip()
+    if name not in info.splits and name != "all":
+        raise UserError(f"{info.name} has no split {name!r}; it has {', '.join(info.splits)}.")
+    if info.file_format.value != "tfrecord":
+        raise UserError(
+            f"{info.full_name!r} is stored as {info.file_format.value}; only tfrecord is supported."
+        )
+    try:
+        instructions = info.splits[split].file_instructions
+    except ValueError as error:
+        raise UserError(f"split={split!r} of {info.full_name!r}: {error}") from error
+    return [
+        (os.fspath(i.filename), i.skip, i.take if i.take >= 0 else i.examples_in_shard - i.skip)
+        for i in instructions
+    ]
+
+
+def _feature_names(info):
+    """The names of the image and of the label (or None) in an example."""
+    import tensorflow_datasets as tfds
+
+    def pick(kind, usual, place):
+        names = [name for name, feature in info.features.items() if type(feature) is kind]
+        supervised = (info.supervised_keys or (None, None))[place]
+        for name in (usual, supervised):
+            if name in names:
+                return names, name
+        return names, names[0] if len(names) == 1 else None
+
+    images, image = pick(tfds.features.Image, "image", 0)
+    if image is None:
+        raise UserError(
+            f"{info.full_name!r} needs one image in each example; it has "
+            f"{', '.join(images) or 'none'}. Its features: {', '.join(info.features)}."
+        )
+    return image, pick(tfds.features.ClassLabel, "label", 1)[1]
+
+
+def _fill(array, batches, what):
+    """Fills an array batch by batch, telling how far it is when it takes long."""
+    done = 0
+    try:
+        with tqdm(total=len(array), desc=what, mininterval=5, delay=5) as progress:
+            for batch in batches:
+                array[done : done + len(batch)] = batch
+                done += len(batch)
+                progress.update(len(batch))
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{what}: the data set is damaged, prepare it again. {error.message}"
+        ) from error
+    if done != len(array):
+        raise UserError(
+            f"{what}: there are {done} examples where the metadata says {len(array)}; prepare the "
+            "data set again."
+        )
+
+
+def _fingerprint(info, split):
+    splits = [(s.name, list(s.shard_lengths), s.num_bytes) for s in info.splits.values()]
+    text = repr((info.full_name, split, sorted(splits)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
