@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 
@@ -26,6 +28,20 @@ def blur_stack(x, sigma):
     return tf.matmul(tf.matmul(rows, x), columns)  # The matrix is symmetric.
 
 
+def blur_one(x, sigma):
+    """`gaussian_blur` of one image [C, H, W] with a scalar sigma: sums of shifted copies."""
+    taps = _taps(blur_radius(x.shape[1]), sigma)
+    for axis in (1, 2):
+        # Padded outside the condition: XLA keeps in memory what enters a branch, and would else
+        # pad anew for each of the shifted copies.
+        padding = [[0, 0], [0, 0], [0, 0]]
+        padding[axis] = [len(taps) - 1] * 2
+        padded = tf.pad(x, padding)
+        blurred = functools.partial(_weighted_sum, padded, axis, x.shape[axis], taps)
+        x = tf.cond(sigma > 0.0, blurred, lambda x=x: x)
+    return x
+
+
 def blur_radius(height: int) -> int:
     """Taps to either side, from the image's height in pixels."""
     return (height // 10) // 2
@@ -44,3 +60,20 @@ def _blur_matrix(extent: int, radius: int, sigma):
     band = inside * tf.exp(-squared * precision[:, tf.newaxis, tf.newaxis])
     band /= total[:, tf.newaxis, tf.newaxis]
     return tf.where(blurred[:, tf.newaxis, tf.newaxis], band, tf.eye(extent))
+
+
+def _taps(radius: int, sigma):
+    """The Gaussian's weights at distance 0, 1, ..., radius; both sides together sum to 1."""
+    sigma = tf.where(sigma > 0.0, sigma, 1.0)
+    taps = tf.exp(-0.5 * tf.square(tf.range(radius + 1, dtype=tf.float32) / sigma))
+    return tf.unstack(taps / (2.0 * tf.reduce_sum(taps) - taps[0]))
+
+
+def _weighted_sum(padded, axis, extent, taps):
+    def shifted(by):
+        start = len(taps) - 1 + by
+        return padded[(slice(None),) * axis + (slice(start, start + extent),)]
+
+    return taps[0] * shifted(0) + tf.add_n(
+        [taps[by] * (shifted(-by) + shifted(by)) for by in range(1, len(taps))]
+    )

@@ -41,9 +41,7 @@ def adjust_brightness(x, factor):
 
 def adjust_contrast(x, factor):
     """Scales each channel about its mean over the image, as `tf.image.adjust_contrast`."""
-    factor = factor[:, tf.newaxis]
-    planes = [factor * p + (1.0 - factor) * _mean(p) for p in to_planes(x)]
-    return from_planes(planes, x)
+    return from_planes(_contrast(to_planes(x), factor[:, tf.newaxis]), x)
 
 
 def adjust_saturation(x, factor):
@@ -54,18 +52,14 @@ def adjust_saturation(x, factor):
     """
     if x.shape[-1] != 3:
         return x
-    planes = to_planes(x)
-    value, chroma = _value_and_chroma(planes)
-    gain = _saturation_gain(value, chroma, factor)
-    return from_planes([value + (p - value) * gain for p in planes], x)
+    return from_planes(_saturation(to_planes(x), factor[:, tf.newaxis]), x)
 
 
 def adjust_hue(x, delta):
     """Turns the hue of RGB images by [B] deltas in turns, as `tf.image.adjust_hue`."""
     if x.shape[-1] != 3:
         return x
-    planes = to_planes(x)
-    return from_planes(_turn_hue(planes, *_value_and_chroma(planes), delta), x)
+    return from_planes(_hue(to_planes(x), delta[:, tf.newaxis]), x)
 
 
 def to_grayscale(x):
@@ -73,6 +67,32 @@ def to_grayscale(x):
     if x.shape[-1] != 3:
         return x
     return from_planes([luma(to_planes(x))] * 3, x)
+
+
+def jitter_one(planes, brightness, contrast, saturation, hue, order):
+    """`color_jitter` of one image: planes [H * W], scalar parameters, only the work it needs."""
+    operations = [
+        lambda x: [p * brightness for p in x],
+        lambda x: _contrast(x, contrast),
+        lambda x: x if saturation is None or len(x) != 3 else _saturation(x, saturation),
+        lambda x: x if hue is None or len(x) != 3 else _hue(x, hue),
+    ]
+    order = tf.gather(tf.constant(JITTER_ORDERS, tf.int32), order)
+
+    def jitter(x, position):
+        branches = [
+            lambda f=f: tf.stack([tf.clip_by_value(p, 0.0, 1.0) for p in f(tf.unstack(x))])
+            for f in operations
+        ]
+        return tf.switch_case(order[position], branches)
+
+    # A loop over positions, not four copies of the operations: XLA compiles each but once.
+    _, x = tf.while_loop(
+        lambda position, _: position < 4,
+        lambda position, x: (position + 1, jitter(x, position)),
+        (0, tf.stack(planes)),
+    )
+    return tf.unstack(x)
 
 
 def jitter_planes(planes, brightness, contrast, saturation, hue, order):
@@ -89,10 +109,11 @@ def jitter_planes(planes, brightness, contrast, saturation, hue, order):
         centres = [of_mean * _mean(plane) for plane in planes]
         if colour:
             value, chroma = _value_and_chroma(planes)
-            turned = _turn_hue(planes, value, chroma, tf.where(operation == HUE, hue, 0.0))
             turning = (operation == HUE)[:, tf.newaxis]
+            turned = _turn_hue(planes, value, chroma, tf.where(turning, hue[:, tf.newaxis], 0.0))
+            saturating = (operation == SATURATION)[:, tf.newaxis]
             factor, centres = _with_saturation(
-                value, chroma, operation == SATURATION, saturation, factor, centres
+                value, chroma, saturating, saturation, factor, centres
             )
         planes = [
             tf.clip_by_value(factor * plane + centre, 0.0, 1.0)
@@ -109,7 +130,24 @@ def luma(planes):
 
 
 def _mean(plane):
-    return tf.reduce_mean(plane, axis=1, keepdims=True)
+    return tf.reduce_mean(plane, axis=-1, keepdims=True)
+
+
+# Of planes [..., H * W], with parameters that broadcast: [B, 1], or scalars for one image.
+
+
+def _contrast(planes, factor):
+    return [factor * p + (1.0 - factor) * _mean(p) for p in planes]
+
+
+def _saturation(planes, factor):
+    value, chroma = _value_and_chroma(planes)
+    gain = _saturation_gain(value, chroma, factor)
+    return [value + (p - value) * gain for p in planes]
+
+
+def _hue(planes, delta):
+    return _turn_hue(planes, *_value_and_chroma(planes), delta)
 
 
 def _value_and_chroma(planes):
@@ -120,15 +158,15 @@ def _value_and_chroma(planes):
 
 def _with_saturation(value, chroma, saturating, saturation, factor, centres):
     """Factor and centres of the blend, towards `value` where an image's saturation changes."""
-    gain = _saturation_gain(value, chroma, tf.where(saturating, saturation, 1.0))
-    of_value = tf.where(saturating[:, tf.newaxis], value - gain * value, 0.0)
+    gain = _saturation_gain(value, chroma, tf.where(saturating, saturation[:, tf.newaxis], 1.0))
+    of_value = tf.where(saturating, value - gain * value, 0.0)
     return factor * gain, [centre + of_value for centre in centres]
 
 
 def _saturation_gain(value, chroma, factor):
     """The factor on (channel - V), bounded where S would exceed 1 (the smallest channel < 0)."""
     most = tf.where(chroma > 0.0, tf.math.divide_no_nan(value, chroma), 1.0)
-    return tf.minimum(factor[:, tf.newaxis], most)
+    return tf.minimum(factor, most)
 
 
 def _turn_hue(planes, value, chroma, delta):
@@ -141,7 +179,7 @@ def _turn_hue(planes, value, chroma, delta):
         (g - b) * scale,
         tf.where(g >= b, 2.0 + (b - r) * scale, 4.0 + (r - g) * scale),
     )
-    sixths += 6.0 * delta[:, tf.newaxis]
+    sixths += 6.0 * delta
     turned = []
     # f(n) = V - C max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1 for R, G, B.
     for n in (5.0, 3.0, 1.0):

@@ -13,6 +13,8 @@ from tf_simclr import augment
 from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.errors import UserError
 
+_MOST_FLOATS = 2**22
+
 
 def two_view_dataset(
     source,
@@ -172,14 +174,21 @@ def _rows(value, first, count):
 
 def _crop_in_memory(pixels, drawn, image_size, options):
     """Both views of a batch at once, from images of one size."""
-    images = tf.repeat(tf.gather(pixels, drawn.pop("index")), 2, axis=0)
-    batch = images.shape[0]
-    shape = [batch, images.shape[1], images.shape[2]]
-    uniforms = tf.reshape(drawn.pop("crop"), [batch, -1, 4])
-    boxes = crop_box(uniforms, tf.fill([batch], shape[1]), tf.fill([batch], shape[2]), options)
-    flip = tf.reshape(drawn.pop("flip"), [batch])
-    views = _to_uint8(augment.resize_crop(images, boxes, flip, image_size))
-    return {"images": tf.reshape(views, [batch // 2, 2, *views.shape[1:]]), **drawn}
+    images = tf.gather(pixels, drawn.pop("index"))
+    crops, flips = drawn.pop("crop"), drawn.pop("flip")
+    boxes = crop_box(crops, *(tf.fill(flips.shape, side) for side in images.shape[1:3]), options)
+    return {"images": _resize_together(images, boxes, flips, image_size), **drawn}
+
+
+@tf.function(jit_compile=True)  # Twice as fast at 32 pixels: it fuses what surrounds the products.
+def _resize_together(images, boxes, flips, image_size):
+    views = augment.resize_crop(
+        tf.repeat(images, 2, axis=0),
+        tf.reshape(boxes, [-1, 4]),
+        tf.reshape(flips, [-1]),
+        image_size,
+    )
+    return tf.reshape(_to_uint8(views), [*flips.shape, *views.shape[1:]])
 
 
 def _decode_and_crop(source, drawn, image_size, options):
@@ -191,11 +200,12 @@ def _decode_and_crop(source, drawn, image_size, options):
 
 
 def _crop_one(image, uniforms, flip, image_size, options):
-    shape = tf.shape(image)
+    shape, mirrored = tf.shape(image), tf.range(image_size - 1, -1, -1)
     top, left, height, width = tf.unstack(crop_box(uniforms, shape[0], shape[1], options))
     crop = image[top : top + height, left : left + width]
-    view = _to_uint8(tf.image.resize(crop, [image_size, image_size], "bicubic"))
-    return tf.cond(flip, lambda: view[:, ::-1], lambda: view)
+    view = _to_uint8(_bicubic(crop, image_size))
+    # Not view[:, ::-1], which is some 50 times slower.
+    return tf.cond(flip, lambda: tf.gather(view, mirrored, axis=1), lambda: view)
 
 
 def _reader(source):
@@ -211,8 +221,17 @@ def _eval_view(image, image_size):
     return augment.center_crop_resize(image, image_size, proportion)
 
 
+def _bicubic(crop, image_size):
+    def resize(x):
+        return tf.image.resize(x, [image_size, image_size], "bicubic")
+
+    # Faster from floats, while those of a crop are few enough to hold.
+    few = tf.size(crop) < _MOST_FLOATS
+    return tf.cond(few, lambda: resize(tf.cast(crop, tf.float32)), lambda: resize(crop))
+
+
 def _to_uint8(x):
-    return tf.saturate_cast(tf.round(x), tf.uint8)
+    return tf.cast(tf.clip_by_value(x + 0.5, 0.0, 255.0), tf.uint8)
 
 
 def _with_shapes(batch, shape):
