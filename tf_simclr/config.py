@@ -88,6 +88,10 @@ class Config:
         False, "Check a folder's files; leave out and list what cannot be decoded."
     )
 
+    data_service: str = _data(
+        "", "Dispatcher of a tf.data service that makes the views, grpc://host:port."
+    )
+
     color_jitter_strength: float = _views(
         1.0, "Strength s of the colour jitter; 0 turns it off.", low=0.0, high=2.5
     )

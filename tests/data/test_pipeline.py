@@ -89,6 +89,41 @@ def test_replicas_share_the_same_global_batch(kind, replicas, hosts, source):
                 assert_same(expected, shares[step * local + i])
 
 
+@pytest.mark.parametrize("kind", ["memory", "encoded"])
+def test_any_number_of_threads_makes_the_same_batches(kind, source):
+    source = source if kind == "memory" else Encoded()
+    made = []
+    for threads in (1, 8):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        options.autotune.cpu_budget = threads  # What AUTOTUNE may use as parallel calls.
+        dataset = two_view_dataset(source, batch_size=8, image_size=16, seed=2)
+        dataset = dataset.with_options(options).take(6)
+        made.append([{k: v.numpy() for k, v in batch.items()} for batch in dataset])
+    for one, eight in zip(*made, strict=True):
+        assert_same(one, eight)
+
+
+@pytest.mark.parametrize("image_size", [16, 40])  # Without and with a blur.
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_finished_views_do_not_depend_on_the_share(replicas, image_size, source):
+    batch = batches(source, image_size=image_size)[0]
+    whole = np.stack(tf.split(finish_views(batch), 2), axis=1)
+    share = 8 // replicas
+    for first in range(0, 8, share):
+        part = {name: value[first : first + share] for name, value in batch.items()}
+        finished = np.stack(tf.split(finish_views(part), 2), axis=1)
+        np.testing.assert_array_equal(finished, whole[first : first + share])
+
+
+def test_both_forms_of_finish_views_agree(source, monkeypatch):
+    batch = batches(source, image_size=48)[0]
+    in_turn = finish_views(batch)
+    monkeypatch.setattr("tf_simclr.augment.views._has_accelerator", lambda: True)
+    together = finish_views({name: tf.constant(value) for name, value in batch.items()})
+    np.testing.assert_allclose(in_turn, together, atol=1e-5)
+
+
 def test_every_epoch_is_a_new_order_without_repeats():
     orders = []
     for epoch in range(3):

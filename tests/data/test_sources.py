@@ -92,7 +92,7 @@ def zoo(tmp_path):
     save(picture(), tmp_path / "h.bmp")
     save(picture(mode="L"), tmp_path / "i.bmp")
     save(picture(1, 1), tmp_path / "j.png")
-    save(picture(5, 2000), tmp_path / "k.png")
+    save(picture(50, 20_000), tmp_path / "k.png")
     buffer = io.BytesIO()
     picture().save(buffer, "png")
     (tmp_path / "l.jpg").write_bytes(buffer.getvalue())  # A PNG named .jpg.

@@ -7,13 +7,16 @@ wait for the accelerator (`augment.finish_views`). The batch of step s is a pure
 
 from __future__ import annotations
 
+import re
+
 import tensorflow as tf
 
 from tf_simclr import augment
 from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.errors import UserError
 
-_MOST_FLOATS = 2**22
+_FOREVER = 2**62
+_MOST_FLOATS = 2**22  # Of a crop, 16 MiB; a larger one is resized from bytes, more slowly.
 
 
 def two_view_dataset(
@@ -24,6 +27,7 @@ def two_view_dataset(
     seed: int = 0,
     start_step: int = 0,
     input_context: tf.distribute.InputContext | None = None,
+    data_service: str | None = None,
     **view_options,
 ) -> tf.data.Dataset:
     """Endless batches of two random views of each image.
@@ -36,6 +40,8 @@ def two_view_dataset(
       start_step: the first step to yield; costs nothing, whatever its value.
       input_context: under `strategy.distribute_datasets_from_function`, says which replicas this
         host feeds: elements are then the replicas' shares of the batch, in turn.
+      data_service: "grpc://host:port" of a `tf.data` service's dispatcher, whose workers then make
+        the batches: the same ones, each once, in the order in which they are ready.
       **view_options: as `ViewOptions`: color_jitter_strength=1.0, blur=True, ...
 
     Returns:
@@ -44,10 +50,11 @@ def two_view_dataset(
 
     Raises:
       UserError: a batch larger than the set or not divisible by the replicas; an option out of
-        range.
+        range; a data service's address of another form.
     """
     options = ViewOptions(**view_options)
     _check(source, batch_size, image_size)
+    _check_address(data_service)
     share, steps = _replica_steps(batch_size, start_step, input_context)
 
     def draw(step, first):
@@ -68,7 +75,14 @@ def two_view_dataset(
             num_parallel_calls=tf.data.AUTOTUNE,
         ).batch(share, drop_remainder=True)
     shape = [share, 2, image_size, image_size, source.channels]
-    return dataset.map(lambda batch: _with_shapes(batch, shape)).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.map(lambda batch: _with_shapes(batch, shape))
+    if data_service:
+        # Each step goes to one worker. A step needs nothing but its number, so any worker will do.
+        dynamic = tf.data.experimental.service.ShardingPolicy.DYNAMIC
+        dataset = dataset.apply(
+            tf.data.experimental.service.distribute(processing_mode=dynamic, service=data_service)
+        )
+    return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def labelled_dataset(
@@ -153,6 +167,14 @@ def _check(source, batch_size, image_size):
         raise UserError(f"image_size must be positive; received {image_size!r}.")
 
 
+def _check_address(data_service):
+    if data_service and not re.fullmatch(r"[a-z]+://[^/:]+:\d+", data_service):
+        raise UserError(
+            "data_service must be the dispatcher's address, such as grpc://10.0.0.5:5050; received "
+            f"{data_service!r}."
+        )
+
+
 def _replica_steps(batch_size, start_step, context):
     """(share, dataset of (step, first row)): which rows of which step each element holds."""
     replicas = context.num_replicas_in_sync if context else 1
@@ -164,7 +186,8 @@ def _replica_steps(batch_size, start_step, context):
             f"the nearest that is: {max(batch_size // replicas, 1) * replicas}."
         )
     share, local = batch_size // replicas, replicas // hosts
-    count = tf.data.Dataset.counter(start_step * local, dtype=tf.int64)
+    # Not a counter: only of a range does a data service give each number to one worker.
+    count = tf.data.Dataset.range(start_step * local, _FOREVER)
     return share, count.map(lambda i: (i // local, (host * local + i % local) * share))
 
 
@@ -225,7 +248,7 @@ def _bicubic(crop, image_size):
     def resize(x):
         return tf.image.resize(x, [image_size, image_size], "bicubic")
 
-    # Faster from floats, while those of a crop are few enough to hold.
+    # From floats a third faster.
     few = tf.size(crop) < _MOST_FLOATS
     return tf.cond(few, lambda: resize(tf.cast(crop, tf.float32)), lambda: resize(crop))
 

@@ -116,6 +116,7 @@ def _dataset(config, source, context, *, start_step):
         seed=config.seed,
         start_step=start_step,
         input_context=context,
+        data_service=context and config.data_service,  # Not for the one batch that is shown.
         **build.view_options(config),
     )
     if not config.lineareval_while_pretraining:
