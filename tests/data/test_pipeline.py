@@ -124,6 +124,14 @@ def test_both_forms_of_finish_views_agree(source, monkeypatch):
     np.testing.assert_allclose(in_turn, together, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["memory", "encoded"])
+def test_has_no_end(kind, source):
+    source = source if kind == "memory" else Encoded()
+    for make in (two_view_dataset, labelled_dataset):
+        dataset = make(source, batch_size=8, image_size=16)
+        assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
 def test_every_epoch_is_a_new_order_without_repeats():
     orders = []
     for epoch in range(3):

@@ -15,7 +15,7 @@ from tf_simclr import augment
 from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.errors import UserError
 
-_FOREVER = 2**62
+_FOREVER = 2**40  # Steps; times a batch it still fits int64.
 _MOST_FLOATS = 2**22  # Of a crop, 16 MiB; a larger one is resized from bytes, more slowly.
 
 
@@ -82,7 +82,7 @@ def two_view_dataset(
         dataset = dataset.apply(
             tf.data.experimental.service.distribute(processing_mode=dynamic, service=data_service)
         )
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return _endless(dataset)
 
 
 def labelled_dataset(
@@ -133,7 +133,7 @@ def labelled_dataset(
 
     dataset = steps.map(draw, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return _endless(dataset.batch(share, drop_remainder=True))
 
 
 def eval_dataset(source, *, batch_size: int, image_size: int) -> tf.data.Dataset:
@@ -189,6 +189,12 @@ def _replica_steps(batch_size, start_step, context):
     # Not a counter: only of a range does a data service give each number to one worker.
     count = tf.data.Dataset.range(start_step * local, _FOREVER)
     return share, count.map(lambda i: (i // local, (host * local + i % local) * share))
+
+
+def _endless(dataset):
+    """Prefetched, and for Keras without an end: `fit` must be told steps_per_epoch."""
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return dataset.apply(endless).prefetch(tf.data.AUTOTUNE)
 
 
 def _rows(value, first, count):
