@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 from tests.replicas import mirrored
-from tf_simclr import checkpoints
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from, restore, variable_paths
 from tf_simclr.errors import UserError
 
@@ -411,6 +410,6 @@ def test_only_the_chief_leaves_files(tmp_path, monkeypatch):
         class extended:
             should_checkpoint = False
 
-    monkeypatch.setattr(checkpoints, "_strategy_of", lambda variables: NotChief)
+    monkeypatch.setattr("tf_simclr.checkpoints.run.strategy_of", lambda variables: NotChief)
     RunCheckpoints(tmp_path / "c", part=tf.train.Checkpoint(v=tf.Variable(1.0))).save(1)
     assert not (tmp_path / "c").exists()

@@ -266,7 +266,7 @@ def test_a_failure_leaves_the_earlier_export(failing, tmp_path, monkeypatch):
     if failing == "model.save":
         monkeypatch.setattr(tf.keras.Model, "save", fail)
     elif failing == "card":
-        monkeypatch.setattr("tf_simclr.export._markdown", fail)
+        monkeypatch.setattr("tf_simclr.export.card.markdown", fail)
     else:
         monkeypatch.setattr(tf.io.gfile, "rename", fail_at_rename)
     with pytest.raises(UserError, match="cannot be written to .*No space left"):

@@ -87,9 +87,10 @@ class Config:
     skip_bad_images: bool = _data(
         False, "Check a folder's files; leave out and list what cannot be decoded."
     )
-
     data_service: str = _data(
-        "", "Dispatcher of a tf.data service that makes the views, grpc://host:port."
+        "",
+        "Dispatcher of a tf.data service that makes the views, grpc://host:port.",
+        alters_run=False,
     )
 
     color_jitter_strength: float = _views(

@@ -48,7 +48,7 @@ def test_flat(tmp_path):
     assert names(source, tmp_path) == sorted(files, key=os.fsencode)
     assert values(source) == [files.index(name) for name in names(source, tmp_path)]
     assert (source.labels, source.class_names, source.images) == (None, None, None)
-    assert (source.num_examples, source.channels, source.native_size) == (6, 3, None)
+    assert (source.num_examples, source.channels) == (6, 3)
     assert source.name == f"folder {tmp_path.name}" and source.split == "train"
     assert source.bad_images == [] and "6 images" in repr(source)
 

@@ -17,13 +17,12 @@ def test_arrays():
     source = array_source(IMAGES, labels=[3, 0] * 5, name="mine")
     assert source.images is IMAGES
     assert (source.name, source.split, source.num_examples) == ("mine", "train", 10)
-    assert (source.channels, source.native_size) == (5, None)
+    assert source.channels == 5
     assert source.class_names == ("0", "1", "2", "3") and source.labels.dtype == np.int64
     np.testing.assert_array_equal(source.load(tf.constant(7, tf.int64)), IMAGES[7])
     dataset = tf.data.Dataset.range(10).map(source.load, tf.data.AUTOTUNE)
     np.testing.assert_array_equal(list(dataset), IMAGES)
     assert find_bad_images(source) == []
-    assert array_source(IMAGES[:, :, :6]).native_size == 6
     with pytest.raises(TypeError, match="in memory"):
         source.encoded(0)
 
@@ -95,7 +94,7 @@ def test_refuses_too_few_names():
 def test_digits():
     train, test = open_source("digits"), open_source("digits", split="test")
     assert (train.num_examples, test.num_examples) == (1297, 500)
-    assert (train.channels, train.native_size, train.split) == (1, 8, "train")
+    assert (train.channels, train.images.shape[1:3], train.split) == (1, (8, 8), "train")
     assert train.class_names == tuple("0123456789") and test.split == "test"
     for source in (train, test):
         assert (source.images.min(), source.images.max()) == (0, 255)

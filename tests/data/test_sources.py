@@ -13,7 +13,6 @@ from PIL import Image
 from tf_simclr.data import sources as sources_module
 from tf_simclr.data.pipeline import two_view_dataset
 from tf_simclr.data.sources import array_source, find_bad_images, open_source
-from tf_simclr.data.splits import parse_split, slice_rows
 from tf_simclr.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -44,20 +43,6 @@ def test_digits_are_split_once_and_for_all():
     assert train.fingerprint == open_source("digits").fingerprint != test.fingerprint
     with pytest.raises(UserError, match="digits has the splits train and test; received 'val'"):
         open_source("digits", split="val")
-
-
-def test_slices_are_samples_that_share_nothing():
-    def slice_of(split, count):
-        name, bounds = parse_split(split)
-        return name, slice_rows(None, count, bounds)
-
-    a, b = slice_of("train[:80%]", 50)[1], slice_of("train[80%:]", 50)[1]
-    assert len(a) == 40 and not set(a) & set(b) and set(a) | set(b) == set(range(50))
-    assert a.max() > 40  # Not simply the first 80 %, which in a folder would be the first classes.
-    assert len(slice_of("train[5:9]", 50)[1]) == 4 and len(slice_of("train[-3:]", 50)[1]) == 3
-    for bad in ("train[", "train[a:]", "", "train[60:]"):
-        with pytest.raises(UserError, match="split"):
-            slice_of(bad, 50)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ def test_parses(split, parsed):
     assert parse_split(split) == parsed
 
 
-@pytest.mark.parametrize("split", ["", "train[", "train[5]", "train[:x]", "train[:1.5%]", "[:5]"])
+@pytest.mark.parametrize(
+    "split", ["", "train[", "train[5]", "train[:x]", "train[a:]", "train[:1.5%]", "[:5]"]
+)
 def test_says_what_is_not_understood(split):
     with pytest.raises(UserError, match=r"split=.*train\[:90%\]"):
         parse_split(split)
@@ -50,6 +52,8 @@ def test_slices_hold_what_they_say(bounds, count):
     for labels in (LABELS, None):
         rows = slice_rows(labels, 200, bounds)
         assert rows.dtype == np.int64 and len(rows) == count
+        # Not simply the first or the last, which in a folder would be whole classes.
+        assert count in (1, 200) or rows[-1] - rows[0] >= count
         assert (np.diff(rows) > 0).all() and rows.min() >= 0 and rows.max() < 200
 
 
@@ -69,7 +73,13 @@ def test_slices_hold_the_classes_in_proportion():
 
 @pytest.mark.parametrize(
     "bounds, message",
-    [(("5", "5"), "empty"), (("", "0%"), "empty"), (("", "201"), "200"), (("", "101%"), "100%")],
+    [
+        (("5", "5"), "empty"),
+        (("", "0%"), "empty"),
+        (("260", ""), "200"),
+        (("", "201"), "200"),
+        (("", "101%"), "100%"),
+    ],
 )
 def test_refuses_what_is_not_there(bounds, message):
     with pytest.raises(UserError, match=message):

@@ -121,7 +121,7 @@ def test_in_memory(data_dir):
 
 def test_by_record_is_the_same(data_dir, by_record):
     source = open_source("fixed", data_dir)
-    assert source.images is None and source.native_size is None
+    assert source.images is None
     order = np.random.default_rng(0).permutation(COUNT)
     np.testing.assert_array_equal(loaded(source, order), [pixels("train", i) for i in order])
     np.testing.assert_array_equal(source.labels, np.arange(COUNT) % 3)
@@ -229,7 +229,7 @@ def test_damaged_records(tmp_path, monkeypatch):
         open_source("hurt", str(tmp_path))
 
 
-def test_downloads_only_when_asked(tmp_path, monkeypatch):
+def test_never_downloads(tmp_path, monkeypatch):
     class Fetched(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
@@ -247,5 +247,5 @@ def test_downloads_only_when_asked(tmp_path, monkeypatch):
         open_source("fetched", str(tmp_path))
     assert not all_files(tmp_path)
     monkeypatch.setattr(tfds.core.utils.gcs_utils, "_is_gcs_disabled", True)
-    assert open_source("fetched", str(tmp_path), download=True).num_examples == 1
+    tfds.builder("fetched", data_dir=str(tmp_path)).download_and_prepare()
     assert open_source("fetched", str(tmp_path)).num_examples == 1

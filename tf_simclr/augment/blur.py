@@ -30,7 +30,7 @@ def blur_stack(x, sigma):
 
 def blur_one(x, sigma):
     """`gaussian_blur` of one image [C, H, W] with a scalar sigma: sums of shifted copies."""
-    taps = _taps(blur_radius(x.shape[1]), sigma)
+    taps = tf.unstack(_taps(blur_radius(x.shape[1]), sigma))
     for axis in (1, 2):
         # Padded outside the condition: XLA keeps in memory what enters a branch, and would else
         # pad anew for each of the shifted copies.
@@ -50,23 +50,17 @@ def blur_radius(height: int) -> int:
 def _blur_matrix(extent: int, radius: int, sigma):
     """[B, extent, extent] band of Gaussian weights; the identity where sigma is 0."""
     position = tf.range(extent)
-    offset = position[tf.newaxis, :] - position[:, tf.newaxis]
-    inside = tf.cast(tf.abs(offset) <= radius, tf.float32)
-    blurred = sigma > 0.0
-    precision = tf.where(blurred, 0.5 / tf.square(tf.where(blurred, sigma, 1.0)), 0.0)
-    taps = tf.range(-radius, radius + 1, dtype=tf.float32)
-    total = tf.reduce_sum(tf.exp(-tf.square(taps) * precision[:, tf.newaxis]), axis=1)
-    squared = tf.square(tf.cast(offset, tf.float32))
-    band = inside * tf.exp(-squared * precision[:, tf.newaxis, tf.newaxis])
-    band /= total[:, tf.newaxis, tf.newaxis]
-    return tf.where(blurred[:, tf.newaxis, tf.newaxis], band, tf.eye(extent))
+    distance = tf.abs(position[tf.newaxis, :] - position[:, tf.newaxis])
+    taps = tf.pad(_taps(radius, sigma), [[0, 0], [0, 1]])  # 0 beyond the radius.
+    band = tf.gather(taps, tf.minimum(distance, radius + 1), axis=1)
+    return tf.where(sigma[:, tf.newaxis, tf.newaxis] > 0.0, band, tf.eye(extent))
 
 
 def _taps(radius: int, sigma):
-    """The Gaussian's weights at distance 0, 1, ..., radius; both sides together sum to 1."""
-    sigma = tf.where(sigma > 0.0, sigma, 1.0)
+    """[..., radius + 1] weights at distance 0, 1, ...; those of both sides sum to 1."""
+    sigma = tf.where(sigma > 0.0, sigma, 1.0)[..., tf.newaxis]
     taps = tf.exp(-0.5 * tf.square(tf.range(radius + 1, dtype=tf.float32) / sigma))
-    return tf.unstack(taps / (2.0 * tf.reduce_sum(taps) - taps[0]))
+    return taps / (2.0 * tf.reduce_sum(taps, axis=-1, keepdims=True) - taps[..., :1])
 
 
 def _weighted_sum(padded, axis, extent, taps):

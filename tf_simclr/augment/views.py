@@ -12,7 +12,7 @@ def finish_views(batch: dict[str, tf.Tensor]) -> tf.Tensor:
     """Colour jitter, grayscale and blur, with the parameters that the pipeline drew.
 
     Accelerators treat the batch as a whole; a CPU goes from view to view, each of which fits its
-    cache, and does only what was drawn for it (compiled by XLA, 6 to 9 times as fast there).
+    cache, and does only what was drawn for it, compiled by XLA (benchmarks/pipeline_stages.py).
 
     Args:
       batch: an element of `two_view_dataset`: "images" uint8 [B, 2, H, W, C], cropped and flipped,
@@ -73,7 +73,7 @@ def _finish_one(view, drawn):
         jittered = (drawn["brightness"] != 1.0) | (drawn["contrast"] != 1.0)
         if "hue" in drawn:
             jittered |= (drawn["hue"] != 0.0) | (drawn["saturation"] != 1.0)
-        x = tf.cond(jittered, lambda: tf.stack(jitter_one(tf.unstack(x), *parameters)), lambda: x)
+        x = tf.cond(jittered, lambda: jitter_one(x, *parameters), lambda: x)
     if "grayscale" in drawn:
         x = tf.cond(
             drawn["grayscale"], lambda: tf.stack([luma(tf.unstack(x))] * channels), lambda: x

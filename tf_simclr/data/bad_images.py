@@ -14,6 +14,13 @@ from tf_simclr.errors import UserError
 
 _SHOWN = 5
 
+# What reading an image raises: damaged, gone, or in a record whose checksum is wrong.
+READ_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+)
+
 
 def find_bad_images(source: Source, indices: Iterable[int] | None = None) -> list[str]:
     """Names the images that cannot be read or decoded, after trying each.
@@ -51,16 +58,27 @@ def without_bad(source: Source, known_bad: Iterable[int] = ()) -> Source:
         return source
     names = [source.describe(index) for index in np.flatnonzero(bad)]
     if bad.all():
-        raise UserError(f"none of {len(bad)} images can be decoded: {listed(names)}.")
+        raise UserError(f"none of {len(bad)} images can be decoded: {_listed(names)}.")
     logging.warning(
-        "Left out %d of %d images, which cannot be decoded: %s", len(names), len(bad), listed(names)
+        "Left out %d of %d images, which cannot be decoded: %s",
+        len(names),
+        len(bad),
+        _listed(names),
     )
     part = source.take(np.flatnonzero(~bad))
     part.bad_images = names
     return part
 
 
-def listed(names: list[str]) -> str:
+def bad_images_error(names: list[str], count: int) -> UserError:
+    """Says which of `count` images cannot be decoded, and what to do."""
+    return UserError(
+        f"{len(names)} of {count} files cannot be decoded: {_listed(names)}. "
+        "Remove them, or pass --skip_bad_images to train on the others."
+    )
+
+
+def _listed(names):
     """The first few of a list, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -22,7 +22,6 @@ class Source:
       channels: C of every image it yields.
       class_names: a tuple of the classes' names; None for unlabelled images.
       images: uint8 [N, H, W, C] where the whole split is decoded in memory, else None.
-      native_size: side of the images where all are squares of one size, else None.
       fingerprint: hex; the same for the same images on every machine.
       bad_images: what was left out because it cannot be decoded, by name.
     """
@@ -68,20 +67,14 @@ class Source:
             self._labels = self._labels()
         return self._labels
 
-    @property
-    def native_size(self) -> int | None:
-        if self.images is None or self.images.shape[1] != self.images.shape[2]:
-            return None
-        return self.images.shape[1]
-
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """One decoded image; a function for `Dataset.map`.
 
         Args:
-          index: int64 scalar in [0, N).
+          index: int64 scalar in [0, N); where the images are in memory, also [n].
 
         Returns:
-          uint8 [h, w, C].
+          uint8 [h, w, C], or [n, H, W, C].
 
         Raises:
           tf.errors.OpError: the file is gone or damaged; `find_bad_images` names it.

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from tf_simclr.data.bad_images import find_bad_images, listed, without_bad
+from tf_simclr.data.bad_images import bad_images_error, find_bad_images, without_bad
 from tf_simclr.data.folder import ImageFolder
 from tf_simclr.data.image_source import Source, array_source
 from tf_simclr.data.splits import parse_split, slice_rows
@@ -27,7 +27,6 @@ def open_source(
     *,
     channels: int | None = None,
     skip_bad_images: bool = False,
-    download: bool = False,
 ) -> Source:
     """Opens a data set.
 
@@ -39,7 +38,6 @@ def open_source(
         folders and digits are cut after a fixed shuffle, as they are often sorted by class.
       channels: 1 or 3; None: as TFDS or the digits have it, 3 for a folder.
       skip_bad_images: decode every file of a folder once, and leave out those that fail.
-      download: let TFDS download and prepare the set if it is missing.
 
     Returns:
       The source.
@@ -54,7 +52,7 @@ def open_source(
         return source if channels in (None, 1) else _in_channels(source, channels)
     if name == "folder":
         return _folder(data_dir, split, channels or 3, skip_bad_images)
-    builder = find_builder(name, data_dir, download=download, others=_BUILT_IN)
+    builder = find_builder(name, data_dir, _BUILT_IN)
     return _prepared(name, PreparedSet(builder, split), split, channels)
 
 
@@ -82,10 +80,7 @@ def _folder(data_dir, split, channels, skip_bad_images):
         return without_bad(source, unreadable)
     if len(unreadable):
         names = [source.describe(index) for index in unreadable]
-        raise UserError(
-            f"{len(names)} of {source.num_examples} files cannot be decoded: {listed(names)}. "
-            "Remove them, or pass --skip_bad_images to train on the others."
-        )
+        raise bad_images_error(names, source.num_examples)
     return source
 
 

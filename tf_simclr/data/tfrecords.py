@@ -135,15 +135,12 @@ class PreparedSet:
         )
 
 
-def find_builder(
-    name: str, data_dir: str | None = None, *, download: bool = False, others: Sequence[str] = ()
-):
-    """Finds a prepared data set on disk; its code need not be registered.
+def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] = ()):
+    """Finds a prepared data set on disk; its code need not be registered, nothing is downloaded.
 
     Args:
       name: name, name/config or name:version.
       data_dir: where prepared sets lie, or one such set's own folder; None: TFDS's default.
-      download: fetch and prepare the set if it is not there.
       others: names that are no TFDS sets, to offer for a misspelt one.
 
     Returns:
@@ -164,8 +161,6 @@ def find_builder(
     place = data_dir or tfds.core.constants.DATA_DIR
     known = tfds.list_builders(with_community_datasets=False)
     try:
-        if download and _base(name) in known:
-            tfds.builder(name, data_dir=place).download_and_prepare()
         # Not `tfds.builder`: for a set it does not find it asks the network.
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
     except tfds.core.DatasetNotFoundError:

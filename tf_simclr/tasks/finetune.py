@@ -8,6 +8,7 @@ from absl import logging
 
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
+from tf_simclr.data.bad_images import READ_ERRORS
 from tf_simclr.data.pipeline import labelled_dataset
 from tf_simclr.distribute import is_chief
 from tf_simclr.export import export_encoder
@@ -18,7 +19,7 @@ from tf_simclr.tasks import judging
 from tf_simclr.tasks.features import represent
 from tf_simclr.tasks.loop import train
 from tf_simclr.tasks.plan import make_plan
-from tf_simclr.tasks.pretrain import READ_ERRORS, check_batch, explain_bad_images
+from tf_simclr.tasks.pretrain import check_batch, explain_bad_images
 from tf_simclr.tasks.records import card, check_same_images, manifest
 from tf_simclr.tasks.workdir import Workdir
 

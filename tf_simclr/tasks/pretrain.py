@@ -10,8 +10,8 @@ from absl import logging
 from tf_simclr import augment, losses
 from tf_simclr.checkpoints import RunCheckpoints
 from tf_simclr.config import Config
+from tf_simclr.data.bad_images import READ_ERRORS, bad_images_error, find_bad_images
 from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
-from tf_simclr.data.sources import find_bad_images
 from tf_simclr.distribute import is_chief
 from tf_simclr.errors import UserError
 from tf_simclr.export import export_encoder
@@ -24,13 +24,6 @@ from tf_simclr.tasks.records import card, check_same_images, manifest
 from tf_simclr.tasks.workdir import Workdir
 
 _VIEWS_SHOWN = 8
-
-# What reading an image raises: damaged, gone, or in a record whose checksum is wrong.
-READ_ERRORS = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.DataLossError,
-)
 
 
 def run(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -161,11 +154,7 @@ def explain_bad_images(source, error: tf.errors.OpError) -> UserError:
     bad = find_bad_images(source)
     if not bad:
         return UserError(f"a batch could not be made: {error.message}")
-    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    return UserError(
-        f"{len(bad)} of {source.num_examples} files cannot be decoded: {', '.join(bad[:5])}{more}. "
-        "Remove them, or pass --skip_bad_images to train on the others."
-    )
+    return bad_images_error(bad, source.num_examples)
 
 
 def _announce(config, source, plan: Plan, strategy, step):

@@ -1,28 +1,16 @@
-"""The encoder as a SavedModel that any TensorFlow program can run and fine-tune, and its loader.
-
-An exported folder needs no tf_simclr. It holds
-  saved_model.pb, variables/   a Reusable SavedModel (tensorflow.org/hub/reusable_saved_models):
-      __call__(images float32 [N, H, W, C] in [0, 1], training=False) -> h float32 [N, D], with
-      variables, trainable_variables and regularization_losses; and the signatures
-      serving_default (images float32 in [0, 1]) -> embedding [N, D]
-      uint8           (images uint8 [N, h, w, C], any size) -> embedding; crops and resizes itself
-      endpoints       (images float32 in [0, 1]) -> what every block group gives, by name
-  encoder.keras                the same encoder as a Keras model
-  card.md, card.json           what it was trained on, what goes in, what comes out
-"""
+"""Writing and loading the exported folder; its contents are listed in `tf_simclr.export`."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr import __version__
 from tf_simclr.augment import center_crop_resize, eval_crop_proportion
 from tf_simclr.errors import UserError
+from tf_simclr.export import card as cards
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.models.encoders import endpoint_tensors
 
@@ -73,8 +61,7 @@ def export_encoder(
         raise UserError(f"crop_proportion must lie in (0, 1]; received {crop_proportion!r}.")
     plain = plain_copy(encoder)
     plain.trainable = True
-    facts = _facts(plain, image_size, crop_proportion, card or {})
-    text = json.dumps(facts, indent=2, default=_jsonable) + "\n"
+    card = cards.card_of(plain, _SIGNATURES, image_size, crop_proportion, card or {})
     _check_replaceable(directory)
     new = directory + ".new"
     try:
@@ -82,7 +69,7 @@ def export_encoder(
             gfile.rmtree(new)
         _write_saved_model(plain, new, image_size, crop_proportion)
         _write_keras(plain, os.path.join(new, "encoder.keras"))
-        for name, content in (("card.json", text), ("card.md", _markdown(json.loads(text)))):
+        for name, content in (("card.json", card), ("card.md", cards.markdown(card))):
             with gfile.GFile(os.path.join(new, name), "w") as file:
                 file.write(content)
         _put_in_place(new, directory)
@@ -244,61 +231,3 @@ def _put_in_place(new: str, directory: str) -> None:
         raise
     if gfile.exists(old):
         gfile.rmtree(old)
-
-
-def _facts(model: tf.keras.Model, image_size, crop_proportion: float, card: dict) -> dict:
-    return {
-        "encoder": model.name,
-        **card,
-        "input": {
-            "range": "[0, 1], no mean or std normalisation",
-            "channels": _channels(model),
-            "image_size": image_size or "any",
-            "crop_proportion": crop_proportion,
-        },
-        "embedding_dim": model.output_shape[-1],
-        "parameters": model.count_params(),
-        "endpoints": list(endpoint_tensors(model)),
-        "signatures": _SIGNATURES,
-        "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
-    }
-
-
-def _jsonable(value):
-    return value.item() if hasattr(value, "item") else str(value)  # NumPy scalars; paths, dates.
-
-
-def _markdown(facts: dict) -> str:
-    return f"""# Encoder {facts["encoder"]}
-
-Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimCLR \
-(arXiv:2002.05709) by tf_simclr.
-
-{_bullets(facts)}
-
-## Use
-
-```python
-import tensorflow as tf, tensorflow_hub as hub
-layer = hub.KerasLayer("this/folder", trainable=True)     # fine-tune; images float32 in [0, 1]
-encoder = tf.keras.models.load_model("this/folder/encoder.keras")           # or as a Keras model
-h = tf.saved_model.load("this/folder").signatures["uint8"](tf.constant(images))["embedding"]
-```
-
-    saved_model_cli run --dir this/folder --tag_set serve --signature_def uint8 \\
-        --inputs images=images.npy
-"""
-
-
-def _bullets(facts: dict, depth: int = 0) -> str:
-    """Nested facts as nested list items."""
-    lines = []
-    for name, value in facts.items():
-        head = f"{'  ' * depth}- **{name}**:"
-        if isinstance(value, dict):
-            lines += [head, _bullets(value, depth + 1)] if value else []
-        elif isinstance(value, list):
-            lines.append(f"{head} {', '.join(map(str, value))}")
-        else:
-            lines.append(f"{head} {f'{value:.4g}' if isinstance(value, float) else value}")
-    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""Where the time of a pair of views goes, stage by stage, on one core.
+
+    python benchmarks/pipeline_stages.py [--photos=DIR]
+
+Milliseconds a pair at 32 px from images in memory and, given a folder of JPEGs, at 224 px. The
+host's stages are each measured with all that comes before them, and then subtracted. `flip_*` is
+one view of 224 px, mirrored by a slice and by a gather; `resize_*` one view from a crop of 260 px.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+
+import numpy as np
+import tensorflow as tf
+
+import tf_simclr
+from benchmarks.timing import report
+from tf_simclr.augment import views as views_module
+from tf_simclr.data import pipeline
+from tf_simclr.data.parameters import ViewOptions, draw_views, example_indices
+
+BATCH = 64
+
+
+def milliseconds(step, items: int, runs: int, calls: int = 5) -> float:
+    """Median over `runs` of the time per item; the first call, which compiles, is left out."""
+    step()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        for _ in range(calls):
+            step()
+        times.append((time.perf_counter() - start) / calls / items * 1e3)
+    return statistics.median(times)
+
+
+def next_of(dataset):
+    """A function that takes one element, made by one thread."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    iterator = iter(dataset.with_options(options))
+    return lambda: next(iterator)
+
+
+def host(source, size: int, runs: int) -> dict[str, float]:
+    """Drawing, decoding, and the two crops of a pair with resize, flip and rounding."""
+
+    def draw(step):
+        drawn = draw_views(ViewOptions(), source.channels, BATCH, 0, step)
+        drawn["index"] = example_indices(source.num_examples, BATCH, 0, step)
+        return drawn
+
+    drawn = tf.data.Dataset.range(2**40).map(draw)
+    whole = tf_simclr.two_view_dataset(source, batch_size=BATCH, image_size=size)
+    if source.images is not None:
+        loaded = drawn.map(lambda d: source.load(d["index"]))
+    else:
+        loaded = drawn.unbatch().map(lambda d: tf.size(source.load(d["index"]))).batch(BATCH)
+    totals = [milliseconds(next_of(d), BATCH, runs) for d in (drawn, loaded, whole)]
+    draw_ms, load_ms, whole_ms = totals
+    return {"draw": draw_ms, "load": load_ms - draw_ms, "crop": whole_ms - load_ms}
+
+
+def device(source, size: int, runs: int) -> dict[str, float]:
+    """Both forms of `finish_views`, and the CPU's with colour or blur alone."""
+    figures = {}
+    for name, options in (
+        ("finish", {}),
+        ("colour", {"blur": False}),
+        ("blur", {"color_jitter_strength": 0.0, "grayscale_probability": 0.0}),
+        ("layout", {"color_jitter_strength": 0.0, "grayscale_probability": 0.0, "blur": False}),
+    ):
+        dataset = tf_simclr.two_view_dataset(source, batch_size=BATCH, image_size=size, **options)
+        batch = next(iter(dataset))
+        finish = tf.function(tf_simclr.finish_views)
+        figures[name] = milliseconds(functools.partial(finish, batch), BATCH, runs)
+        if name == "finish":
+            together = tf.function(views_module._finish_together)
+            figures["finish_together"] = milliseconds(
+                functools.partial(together, batch), BATCH, runs
+            )
+    for name in ("colour", "blur"):
+        figures[name] -= figures["layout"]
+    return figures
+
+
+def operations(runs: int) -> dict[str, float]:
+    """Ways to do the same, one view of 224 px."""
+    rng = np.random.default_rng(0)
+    view = tf.constant(rng.integers(0, 256, [224, 224, 3], np.uint8))
+    crop = tf.constant(rng.integers(0, 256, [260, 260, 3], np.uint8))
+    ways = {
+        "flip_slice": (lambda x: x[:, ::-1], view),
+        "flip_gather": (lambda x: tf.gather(x, tf.range(223, -1, -1), axis=1), view),
+        "resize_uint8": (lambda x: tf.image.resize(x, [224, 224], "bicubic"), crop),
+        "resize_float": (lambda x: pipeline._bicubic(x, 224), crop),
+    }
+    return {
+        name: milliseconds(functools.partial(tf.function(way), x), 1, runs, calls=50)
+        for name, (way, x) in ways.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", help="folder of JPEG files")
+    parser.add_argument("--peer", help="not used: this file is about our own stages")
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+    small = np.random.default_rng(0).integers(0, 256, [5000, 32, 32, 3], np.uint8)
+    sources = {32: tf_simclr.array_source(small)}
+    if arguments.photos:
+        sources[224] = tf_simclr.open_source("folder", arguments.photos)
+    figures = operations(arguments.runs)
+    for size, source in sources.items():
+        stages = {**host(source, size, arguments.runs), **device(source, size, arguments.runs)}
+        figures.update({f"{name}_{size}": value for name, value in stages.items()})
+    report(benchmark="pipeline_stages", unit="ms", threads=1, **figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""A run's state on disk: written whole or not at all, restored strictly; an encoder from either.
+
+A checkpoint is what `tf.train.Checkpoint(**parts).write` makes (`ckpt-<step>.index`, `.data-*`), so
+any TensorFlow program can read it; `manifest.json` beside it says how to rebuild the encoder.
+"""
+
+from tf_simclr.checkpoints.encoder import load_encoder_from
+from tf_simclr.checkpoints.restoring import RestoreReport, restore, variable_paths
+from tf_simclr.checkpoints.run import RunCheckpoints
+
+__all__ = ["RestoreReport", "RunCheckpoints", "load_encoder_from", "restore", "variable_paths"]

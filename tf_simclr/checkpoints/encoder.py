@@ -1,0 +1,69 @@
+"""An encoder from whatever holds one."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import tensorflow as tf
+
+from tf_simclr.checkpoints.files import MANIFEST, steps_in
+from tf_simclr.checkpoints.restoring import parts_in, restore
+from tf_simclr.errors import UserError
+from tf_simclr.models.batch_norm import plain_copy
+
+gfile = tf.io.gfile
+
+
+def load_encoder_from(path) -> tf.keras.Model:
+    """Loads an encoder from whatever holds one.
+
+    Args:
+      path: a workdir (its newest checkpoint, else its export), a checkpoints folder, a checkpoint,
+        an exported encoder's folder, or a .keras file.
+
+    Returns:
+      The encoder: float32, plain batch normalisation, every layer trainable.
+
+    Raises:
+      UserError: none is there, with what was looked for; or it cannot be read.
+    """
+    encoder = plain_copy(_find_encoder(os.fspath(path)))
+    encoder.trainable = True
+    return encoder
+
+
+def _find_encoder(path: str) -> tf.keras.Model:
+    if gfile.exists(path.removesuffix(".index") + ".index"):
+        return _from_checkpoint(path.removesuffix(".index"))
+    for directory in (os.path.join(path, "checkpoints"), path):
+        step = max(steps_in(directory), default=None)
+        if step is not None:
+            return _from_checkpoint(os.path.join(directory, f"ckpt-{step}"))
+    files = [path] if path.endswith(".keras") else []
+    files += [os.path.join(path, name) for name in ("encoder.keras", "encoder/encoder.keras")]
+    for file in files:
+        if gfile.exists(file) and not gfile.isdir(file):
+            try:
+                return tf.keras.models.load_model(file, compile=False, safe_mode=True)
+            except Exception as error:  # A broken file can fail in any way.
+                raise UserError(f"{file} cannot be loaded: {error}") from error
+    raise UserError(
+        f"no encoder at {path!r}: it is no checkpoint ({path}.index), no .keras file, and no "
+        "folder with checkpoints/ckpt-<step>.index, ckpt-<step>.index, encoder.keras or "
+        "encoder/encoder.keras."
+    )
+
+
+def _from_checkpoint(path: str) -> tf.keras.Model:
+    file = os.path.join(os.path.dirname(path), MANIFEST)
+    try:
+        with gfile.GFile(file, "r") as opened:
+            config = json.loads(opened.read())["encoder"]
+        encoder = tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as error:  # A missing, broken or foreign manifest can fail in any way.
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the encoder cannot be rebuilt from {file}: {reason}") from error
+    others = parts_in(path) - {"encoder"}
+    restore(path, ignore=others, encoder=encoder)
+    return encoder

@@ -1,0 +1,206 @@
+"""Strict restore: everything fits, or nothing changes and the message lists what does not."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from collections.abc import Iterable
+
+import tensorflow as tf
+from absl import logging
+
+from tf_simclr.checkpoints.files import names_in
+from tf_simclr.errors import UserError
+
+gfile = tf.io.gfile
+
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_SLOT = "/.OPTIMIZER_SLOT/"
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_BOOKKEEPING = (_GRAPH, "save_counter" + _VALUE)
+_LISTED = 20  # Variables of each kind that an error names.
+# What TensorFlow's reader raises on files that are no checkpoint, or half of one.
+_UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreReport:
+    """What happened to each variable; names as in `variable_paths`.
+
+    Of a restore that did not raise, all but the first hold variables of ignored parts only.
+
+    Attributes:
+      matched: restored.
+      missing: in the model, not in the checkpoint; left as they were.
+      unexpected: in the checkpoint, not in the model.
+      mismatched: in both, of another shape or dtype; left as they were.
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+
+def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
+    """Restores parts from a checkpoint if everything in it fits, else changes nothing.
+
+    The whole checkpoint is read into host memory before the first variable changes.
+
+    Args:
+      path: the checkpoint's path without ".index".
+      ignore: names of parts, there or here, that need not fit; what fits of them is restored.
+      **parts: as given to `RunCheckpoints`, or some of them.
+
+    Returns:
+      What was restored and what was not.
+
+    Raises:
+      UserError: variables are missing, unexpected or of another shape, all listed; or a file of
+        the checkpoint is missing or damaged, named.
+    """
+    path = os.fspath(path)
+    reader, saved = _open(path)
+    build_optimizers(parts)
+    live = variable_paths(tf.train.Checkpoint(**parts))
+    both = live.keys() & saved.keys()
+    misfits = {key for key in both if saved[key] != _kind_of(live[key])}
+    report = RestoreReport(
+        matched=tuple(sorted(both - misfits)),
+        missing=tuple(sorted(live.keys() - both)),
+        unexpected=tuple(sorted(saved.keys() - both)),
+        mismatched=tuple(sorted(misfits)),
+    )
+    _refuse_misfits(path, report, set(ignore), live, saved)
+    try:
+        if reader.has_tensor(_GRAPH):
+            reader.get_tensor(_GRAPH)  # Unused, but read to find a file cut short in it.
+        values = {key: reader.get_tensor(key) for key in report.matched}
+    except _UNREADABLE as error:
+        raise _damaged(path, ".data-", error) from error
+    for key, value in values.items():
+        live[key].assign(value)
+    logging.info("Restored %d variables from %s.", len(values), path)
+    return report
+
+
+def parts_in(path: str) -> set[str]:
+    """Names of the parts that a checkpoint holds."""
+    return {_part_of(key) for key in _open(path)[1]}
+
+
+def variable_paths(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
+    """Every variable below `root`, by the name under which `root.write` stores it.
+
+    The name is the first path in breadth-first order; slot variables of legacy optimisers
+    (tensorflow-addons) hang below the variable they belong to.
+    """
+    paths, queue = {id(root): ""}, collections.deque([root])
+    nodes = []  # Keeps the nodes alive, and so their ids unique.
+    while queue:
+        node = queue.popleft()
+        nodes.append(node)
+        for name, child in tf.train.TrackableView.children(node).items():
+            if id(child) not in paths:
+                name = name.replace(".", "..").replace("/", ".S")
+                paths[id(child)] = f"{paths[id(node)]}/{name}".lstrip("/")
+                queue.append(child)
+    variables = [node for node in nodes if isinstance(node, tf.Variable)]
+    found = {paths[id(variable)] + _VALUE: variable for variable in variables}
+    for optimizer in nodes:
+        if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+            for slot in optimizer.get_slot_names():
+                for variable in variables:
+                    value = _slot_of(optimizer, variable, slot)
+                    if value is not None:
+                        owner, by = paths[id(variable)], paths[id(optimizer)]
+                        found[f"{owner}{_SLOT}{by}/{slot}{_VALUE}"] = value
+    return found
+
+
+def build_optimizers(parts: dict) -> None:
+    """Makes the variables of optimisers that have none; the rule is in `RunCheckpoints`."""
+    trained = []
+    for part in parts.values():
+        if isinstance(part, tf.keras.optimizers.legacy.Optimizer):
+            part._create_all_weights(trained)  # It has no public build.
+        elif isinstance(part, tf.keras.optimizers.Optimizer):
+            with strategy_of(trained).scope():
+                part.build(trained)
+        else:
+            trained = trained + list(getattr(part, "trainable_variables", ()))
+            continue
+        trained = []
+
+
+def strategy_of(variables) -> tf.distribute.Strategy:
+    """The strategy the variables were made in, also outside its scope."""
+    for variable in variables:
+        if hasattr(variable, "distribute_strategy"):
+            return variable.distribute_strategy
+    return tf.distribute.get_strategy()
+
+
+def _slot_of(optimizer, variable, name):
+    try:
+        return optimizer.get_slot(variable, name)
+    except KeyError:
+        return None
+
+
+def _kind_of(variable) -> tuple[list[int], str]:
+    return variable.shape.as_list(), variable.dtype.base_dtype.name
+
+
+def _open(path: str):
+    """(reader, {name: (shape, dtype)}) of a checkpoint."""
+    if not gfile.exists(path + ".index"):
+        raise UserError(f"no checkpoint at {path!r}: {path}.index does not exist.")
+    try:
+        reader = tf.compat.v1.train.NewCheckpointReader(path)
+        shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    except _UNREADABLE as error:
+        raise _damaged(path, ".index", error) from error
+    names = [name for name in shapes if name not in _BOOKKEEPING]
+    return reader, {name: (list(shapes[name]), dtypes[name].base_dtype.name) for name in names}
+
+
+def _damaged(path: str, suffix: str, error: Exception) -> UserError:
+    directory, name = os.path.split(path)
+    files = [n for n in names_in(directory or ".") if n.startswith(name + suffix)]
+    file = os.path.join(directory, files[0]) if files else f"{path}{suffix}*"
+    reason = (getattr(error, "message", None) or str(error)).splitlines()[0].rstrip(".")
+    return UserError(
+        f"checkpoint file {file} is {'damaged' if files else 'missing'}: {reason}. "
+        f"Remove {name}.* to use the checkpoint before it, if there is one."
+    )
+
+
+def _part_of(key: str) -> str:
+    """The part a variable belongs to; a slot variable belongs to its optimiser."""
+    return key.split(_SLOT)[-1].split("/")[0]
+
+
+def _refuse_misfits(path, report: RestoreReport, ignore: set[str], live: dict, saved: dict) -> None:
+    """Raises UserError if anything outside the ignored parts does not fit."""
+
+    def describe(key):
+        sides = ["checkpoint {} {}".format(*saved[key])] if key in saved else []
+        if key in live:
+            sides.append("model {} {} ({})".format(*_kind_of(live[key]), live[key].name))
+        return f"  {key.removesuffix(_VALUE)}: {', '.join(sides)}"
+
+    lines = []
+    for title, keys in (
+        ("of another shape or dtype", report.mismatched),
+        ("in the model but not in the checkpoint", report.missing),
+        ("in the checkpoint but not in the model", report.unexpected),
+    ):
+        keys = [key for key in keys if _part_of(key) not in ignore]
+        lines += [f"{len(keys)} {title}:"] if keys else []
+        lines += [describe(key) for key in keys[:_LISTED]]
+        lines += [f"  and {len(keys) - _LISTED} more"] if len(keys) > _LISTED else []
+    if lines:
+        head = f"checkpoint {path} does not fit; nothing was changed. Variables"
+        raise UserError("\n".join([head, *lines]))

@@ -1,0 +1,16 @@
+"""The encoder as a SavedModel that any TensorFlow program can run and fine-tune, and its loader.
+
+An exported folder needs no tf_simclr. It holds
+  saved_model.pb, variables/   a Reusable SavedModel (tensorflow.org/hub/reusable_saved_models):
+      __call__(images float32 [N, H, W, C] in [0, 1], training=False) -> h float32 [N, D], with
+      variables, trainable_variables and regularization_losses; and the signatures
+      serving_default (images float32 in [0, 1]) -> embedding [N, D]
+      uint8           (images uint8 [N, h, w, C], any size) -> embedding; crops and resizes itself
+      endpoints       (images float32 in [0, 1]) -> what every block group gives, by name
+  encoder.keras                the same encoder as a Keras model
+  card.md, card.json           what it was trained on, what goes in, what comes out
+"""
+
+from tf_simclr.export.saved_model import export_encoder, load_encoder
+
+__all__ = ["export_encoder", "load_encoder"]

@@ -1,0 +1,81 @@
+"""The card of an exported encoder: what it was trained on, what goes in, what comes out."""
+
+from __future__ import annotations
+
+import json
+
+import tensorflow as tf
+
+from tf_simclr import __version__
+from tf_simclr.models.encoders import endpoint_tensors
+
+
+def card_of(
+    model: tf.keras.Model, signatures: dict, image_size, crop_proportion, more: dict
+) -> str:
+    """The card as JSON.
+
+    Args:
+      model: the encoder.
+      signatures: what each takes and gives, by name.
+      image_size, crop_proportion: as `export_encoder`.
+      more: what the caller has to tell; any values.
+    """
+    facts = {
+        "encoder": model.name,
+        **more,
+        "input": {
+            "range": "[0, 1], no mean or std normalisation",
+            "channels": model.input_shape[-1],
+            "image_size": image_size or "any",
+            "crop_proportion": crop_proportion,
+        },
+        "embedding_dim": model.output_shape[-1],
+        "parameters": model.count_params(),
+        "endpoints": list(endpoint_tensors(model)),
+        "signatures": signatures,
+        "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
+    }
+    return json.dumps(facts, indent=2, default=_jsonable) + "\n"
+
+
+def markdown(card: str) -> str:
+    """The card for people."""
+    facts = json.loads(card)
+    return f"""# Encoder {facts["encoder"]}
+
+Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimCLR \
+(arXiv:2002.05709) by tf_simclr.
+
+{_bullets(facts)}
+
+## Use
+
+```python
+import tensorflow as tf, tensorflow_hub as hub
+layer = hub.KerasLayer("this/folder", trainable=True)     # fine-tune; images float32 in [0, 1]
+encoder = tf.keras.models.load_model("this/folder/encoder.keras")           # or as a Keras model
+h = tf.saved_model.load("this/folder").signatures["uint8"](tf.constant(images))["embedding"]
+```
+
+    saved_model_cli run --dir this/folder --tag_set serve --signature_def uint8 \\
+        --inputs images=images.npy
+"""
+
+
+def _bullets(facts: dict, depth: int = 0) -> str:
+    """Nested facts as nested list items."""
+    lines = []
+    for name, value in facts.items():
+        head = f"{'  ' * depth}- **{name}**:"
+        if isinstance(value, dict):
+            lines += [head, _bullets(value, depth + 1)] if value else []
+        elif isinstance(value, list):
+            lines.append(f"{head} {', '.join(map(str, value))}")
+        else:
+            lines.append(f"{head} {f'{value:.4g}' if isinstance(value, float) else value}")
+    return "\n".join(lines)
+
+
+def _jsonable(value):
+    return value.item() if hasattr(value, "item") else str(value)  # NumPy scalars; paths, dates.
