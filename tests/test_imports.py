@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "__main__": {"main"},
     "__init__": set(),
     "distribute": set(),
-    "augment": set(),
+    "augment": {"distribute"},
     "losses": {"distribute"},
     "models": {"losses", "augment", "distribute"},
     "data": {"augment"},

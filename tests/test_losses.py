@@ -13,6 +13,7 @@ from tests.reference import nt_xent as oracle
 from tests.replicas import mirrored
 from tf_simclr import losses
 from tf_simclr.errors import UserError
+from tf_simclr.losses import dense, negatives, streaming
 
 # keras-cv's own test of its SimCLRLoss, which is twice the paper's mean:
 # https://github.com/keras-team/keras-cv/blob/v0.9.0/keras_cv/losses/simclr_loss_test.py
@@ -205,6 +206,100 @@ def test_loss_class_round_trips():
     np.testing.assert_allclose(restored(z_a, z_b), oracle.nt_xent(z_a, z_b, 0.37), rtol=1e-6)
 
 
+# --- tiles ---
+
+
+def _everything(z_a, z_b, temperature):
+    """Loss, ranks and both gradients, stacked."""
+    with tf.GradientTape() as tape:
+        tape.watch([z_a, z_b])
+        out = losses.nt_xent(z_a, z_b, temperature)
+    gradients = tape.gradient(out.loss, [z_a, z_b])
+    return out.loss, out.positive_rank, tf.cast(tf.concat(gradients, 0), tf.float32)
+
+
+def _in_both_forms(monkeypatch, run):
+    """What `run` gives without tiles and with them."""
+    results = []
+    for least in (2**60, 0):
+        monkeypatch.setattr(negatives, "_STREAM_FROM", least)
+        results.append(run())
+    return results
+
+
+def _assert_equal(plain, tiled, gradient_tolerance=1e-5):
+    np.testing.assert_allclose(tiled[0], plain[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(tiled[1], plain[1])
+    error = np.linalg.norm(tiled[2] - plain[2]) / np.linalg.norm(plain[2])
+    assert error < gradient_tolerance
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("n", "d", "temperature"),
+    [(2, 3, 0.5), (7, 16, 0.1), (33, 128, 0.05), (130, 5, 1.0), (513, 128, 0.1), (40, 8, 0.0134)],
+)
+def test_tiles_are_the_plain_form(monkeypatch, n, d, temperature, jit_compile):
+    z_a, z_b = (tf.constant(z) for z in _pair(n, d, seed=n, noise=1.5))
+    plain, tiled = _in_both_forms(
+        monkeypatch,
+        lambda: tf.function(_everything, jit_compile=jit_compile)(z_a, z_b, temperature),
+    )
+    _assert_equal(plain, tiled)
+    z_a, z_b = z_a.numpy(), z_b.numpy()
+    np.testing.assert_allclose(tiled[0], oracle.nt_xent_dense(z_a, z_b, temperature), rtol=1e-5)
+    expected = np.concatenate(oracle.nt_xent_gradients(z_a, z_b, temperature))
+    assert np.linalg.norm(tiled[2] - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("rows", [48, 300, 1024])
+def test_tiles_of_any_height(monkeypatch, rows):
+    monkeypatch.setattr(streaming, "_MOST_ROWS", rows)
+    z_a, z_b = (tf.constant(z) for z in _pair(600, 16, noise=1.5))
+    plain, tiled = _in_both_forms(monkeypatch, lambda: tf.function(_everything)(z_a, z_b, 0.2))
+    _assert_equal(plain, tiled)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_tiles_in_half_precision(monkeypatch, dtype):
+    z_a, z_b = (tf.cast(z, dtype) for z in _pair(130, 32, noise=1.5))
+    plain, tiled = _in_both_forms(monkeypatch, lambda: tf.function(_everything)(z_a, z_b, 0.1))
+    # Both gradients are rounded to the dtype of z at the end.
+    _assert_equal(plain, tiled, gradient_tolerance=1e-3)
+
+
+def test_a_collapsed_encoder_looks_collapsed_in_tiles(monkeypatch):
+    monkeypatch.setattr(negatives, "_STREAM_FROM", 0)
+    z = np.tile(np.random.default_rng(3).normal(size=(1, 64)).astype(np.float32), [200, 1])
+    out = _nt_xent(z, z, 0.1)
+    np.testing.assert_allclose(out.loss, math.log(399), rtol=1e-5)
+    np.testing.assert_array_equal(out.positive_rank, np.full(400, 398))
+
+
+def test_tiles_where_they_are_faster_and_fit():
+    large = 2**20
+    assert negatives._form(1024, 10.0) is streaming
+    assert negatives._form(1022, 10.0) is dense
+    assert negatives._form(None, 10.0) is dense  # A size that is known only when it runs.
+    assert negatives._form(large, 76.0) is dense  # Exponentials that do not fit.
+
+
+def test_memory_is_linear_in_the_batch():
+    """No tensor in the graph of a large batch is as large as a quarter of its matrix."""
+    spec = tf.TensorSpec([16384, 64], tf.float32)
+    graph = tf.function(_everything).get_concrete_function(spec, spec, 0.1).graph
+    graphs = [graph, *(f.graph for f in graph._functions.values() if hasattr(f, "graph"))]
+    sizes = [
+        output.shape.num_elements() or 0
+        for g in graphs
+        for operation in g.get_operations()
+        for output in operation.outputs
+        if output.shape.is_fully_defined()
+    ]
+    assert len(sizes) > 100
+    assert max(sizes) <= 2**24 + 2**20 < 32768**2 / 4
+
+
 # --- positive rank ---
 
 
@@ -281,9 +376,11 @@ def _split(strategy, array):
     )
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("n", [4, 12])
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_replicas_add_up_to_the_global_batch(replicas, n):
+def test_replicas_add_up_to_the_global_batch(monkeypatch, replicas, n, tiles):
+    monkeypatch.setattr(negatives, "_STREAM_FROM", 0 if tiles else 2**60)
     rng = np.random.default_rng(replicas)
     x_a, x_b = _pair(n, 6, noise=0.5)
     kernel = rng.normal(size=(6, 5)).astype(np.float32)
@@ -333,3 +430,21 @@ def test_one_pair_per_replica():
     )
     results = strategy.experimental_local_results(run(_split(strategy, z_a), _split(strategy, z_b)))
     np.testing.assert_allclose(np.mean(results), oracle.nt_xent(z_a, z_b, 0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_one_gather_forward_and_one_of_two_numbers_a_row_back(monkeypatch, tiles):
+    monkeypatch.setattr(negatives, "_STREAM_FROM", 0 if tiles else 2**60)
+    sent, gather = [], negatives.gather_others
+    monkeypatch.setattr(
+        negatives, "gather_others", lambda x: (sent.append(x.shape.as_list()), gather(x))[1]
+    )
+    z_a, z_b = _pair(8, 32)
+    strategy = mirrored(2)
+    run = tf.function(lambda a, b: strategy.run(_everything, (a, b, 0.1)))
+    graph = run.get_concrete_function(_split(strategy, z_a), _split(strategy, z_b)).graph
+    # On each of the two replicas: 8 rows of 32 numbers, then 2 numbers for each.
+    assert sent == [[8, 32], [8, 32], [8, 2], [8, 2]]
+    collectives = [op.type for op in graph.get_operations() if op.type.startswith("Collective")]
+    # Nothing else; TensorFlow's gather is two operations, of the lengths and of the rows.
+    assert collectives == ["CollectiveGatherV2"] * 2 * len(sent)

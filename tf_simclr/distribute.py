@@ -65,24 +65,31 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def all_gather(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | int]:
-    """Concatenates `x` of every replica along axis 0; differentiable.
+def gather_others(x: tf.Tensor) -> tf.Tensor:
+    """What the other replicas have where this one has `x`, concatenated along axis 0.
 
-    The gradient that comes back to a replica is the sum over all replicas of the gradients with
-    respect to its rows: other replicas' losses see this replica's embeddings as negatives.
+    Not differentiable: whoever gathers knows what the gradient needs of the others.
 
     Args:
-      x: [n, ...], the same shape on every replica.
+      x: [n, D], the same shape on every replica.
 
     Returns:
-      ([replicas * n, ...], offset): the rows in replica order, and the index of this replica's
-      first row. Outside a replica context, or with one replica, (x, 0).
+      [(replicas - 1) * n, D], of the replicas after this one, then those before it. Outside a
+      replica context, or with one replica, [0, D].
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
-        return x, 0
-    offset = context.replica_id_in_sync_group * tf.shape(x)[0]
-    return context.all_gather(x, axis=0), offset
+        return x[:0]
+    replicas, n = context.num_replicas_in_sync, tf.shape(x)[0]
+    everything = context.all_gather(x, axis=0)
+    own_first = tf.roll(everything, -context.replica_id_in_sync_group * n, axis=0)
+    rows = None if x.shape[0] is None else (replicas - 1) * x.shape[0]
+    return tf.ensure_shape(own_first[n:], [rows, *x.shape[1:]])
+
+
+def has_accelerator() -> bool:
+    """Whether there is any device but CPUs."""
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

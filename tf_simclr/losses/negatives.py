@@ -1,0 +1,61 @@
+"""The negatives of NT-Xent: for every view, the sum over the views of all other images.
+
+One gather of the embeddings on the way forward and one of two numbers a row on the way back; what
+lies between is a matrix product, whole (`dense`) or in tiles (`streaming`).
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_simclr.distribute import gather_others, num_replicas
+from tf_simclr.losses import dense, streaming
+
+_STREAM_FROM = 2**20
+"""Entries of the matrix of logits from which tiles are faster: 512 pairs on one replica."""
+
+
+def log_sum_of_negatives(
+    u: tf.Tensor, bar: tf.Tensor | None = None, *, largest_logit: float
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """log Z_i = log sum_k exp(u_i . u_k) over the views k of other images, of all replicas.
+
+    Differentiable in u. Another replica's rows see this replica's rows too; instead of being sent
+    the gradients they make, a replica is sent their log Z and its gradient g, from which it
+    computes them: with s = u_i . u_k,
+
+        dL/du_i = sum_k (g_i exp(s - log Z_i) + g_k exp(s - log Z_k)) u_k.
+
+    A replica receives 4 M D (R - 1) bytes of embeddings a step, of R replicas with M rows each,
+    then 8 M (R - 1). Exchanging gradients would be 4 M D (R - 1) a second time.
+
+    Args:
+      u: [M, D] float32, as many on every replica; the two views of an image in rows 2k and 2k + 1.
+      bar: [M] float32, or None.
+      largest_logit: what no |u_i . u_k| exceeds.
+
+    Returns:
+      (log Z [M] float32, how many negatives have u_i . u_k >= bar_i, [M] int32, None without
+      `bar`).
+    """
+    form = _form(u.shape[0], largest_logit)
+
+    @tf.custom_gradient
+    def with_gradient(u):
+        others = gather_others(u)
+        log_z, reaching = form.forward(u, others, bar)
+
+        def gradient(*upstream):
+            mine = tf.stack([log_z, upstream[0]], axis=1)
+            return form.backward(u, others, mine, gather_others(mine))
+
+        return (log_z,) if reaching is None else (log_z, reaching), gradient
+
+    log_z, *reaching = with_gradient(u)
+    return log_z, reaching[0] if reaching else None
+
+
+def _form(rows: int | None, largest_logit: float):
+    """Tiles for large matrices; they need a size known in advance, and exponentials that fit."""
+    fits = rows is not None and largest_logit <= streaming.LARGEST_LOGIT
+    return streaming if fits and rows * rows * num_replicas() >= _STREAM_FROM else dense

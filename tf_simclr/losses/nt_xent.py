@@ -1,0 +1,114 @@
+"""NT-Xent as the paper writes it: a pure function of embeddings, and a thin Keras loss."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_simclr.distribute import num_replicas
+from tf_simclr.errors import UserError
+from tf_simclr.losses.negatives import log_sum_of_negatives
+from tf_simclr.losses.spread import unit
+
+_TIE = 1e-6  # Cosines that differ by less are equal, as far as float32 can tell.
+
+
+class NTXentOutput(NamedTuple):
+    """What `nt_xent` returns."""
+
+    loss: tf.Tensor
+    """Scalar float32: the mean of l(i, j) over the 2n views of this replica."""
+    positive_rank: tf.Tensor | None
+    """[2n] int32: how many of the 2N-2 negatives are at least as similar as the positive."""
+
+
+def nt_xent(
+    z_a: tf.Tensor, z_b: tf.Tensor, temperature: float = 0.1, *, ranks: bool = True
+) -> NTXentOutput:
+    """The normalised temperature-scaled cross entropy loss.
+
+    With s(i, k) the cosine similarity and j the other view of the same image,
+
+        l(i, j) = -log( exp(s(i, j) / T) / sum_{k != i} exp(s(i, k) / T) ),
+        L = mean of l over all 2N views
+
+    (SimCLR, arXiv:2002.05709, eq. 1 and Algorithm 1). In a replica context the rows i are this
+    replica's views and the columns k are the views of all replicas, with gradients through the
+    gather: the mean of the replicas' losses is L over the global batch.
+
+    Large batches are computed in tiles, with memory linear in the batch (`losses/negatives.py`).
+    Tiles need a batch size known when the step is traced (`drop_remainder=True`) and T >= 1/75.
+
+    Differs from google-research/simclr (tf2/objective.py): that returns the sum of two means,
+    twice the paper's L.
+
+    Args:
+      z_a: [n, D] embeddings of the first views, any float dtype, not normalised.
+      z_b: [n, D] embeddings of the second views, in the same order.
+      temperature: T > 0.
+      ranks: whether to count how many negatives each positive has ahead of it.
+
+    Returns:
+      The loss and the rank of each positive, first views before second views; without `ranks`
+      None. Ties count against the positive, so that a collapsed encoder does not look perfect.
+
+    Raises:
+      UserError: temperature is not positive, or the shapes differ.
+    """
+    check_temperature(temperature)
+    z_a, z_b = tf.convert_to_tensor(z_a), tf.convert_to_tensor(z_b)
+    if not z_a.shape.is_compatible_with(z_b.shape):
+        raise UserError(f"z_a and z_b must have one shape; received {z_a.shape} and {z_b.shape}.")
+    # Scaled so that products of rows are logits.
+    u_a, u_b = unit(z_a) / math.sqrt(temperature), unit(z_b) / math.sqrt(temperature)
+    positive = tf.reduce_sum(u_a * u_b, axis=1)
+    bar = tf.repeat(tf.stop_gradient(positive) - _TIE / temperature, 2) if ranks else None
+    views = tf.reshape(tf.stack([u_a, u_b], axis=1), [-1, z_a.shape[-1]])
+    log_negatives, rank = log_sum_of_negatives(views, bar, largest_logit=1.0 / temperature)
+    # -log(e^p / (e^p + sum)) without the difference of two nearly equal numbers when p dominates.
+    loss = tf.reduce_mean(tf.nn.softplus(log_negatives - tf.repeat(positive, 2)))
+    if ranks:
+        rank = tf.reshape(tf.transpose(tf.reshape(rank, [-1, 2])), [-1])
+    return NTXentOutput(loss, rank)
+
+
+@tf.keras.utils.register_keras_serializable(package="tf_simclr")
+class NTXent(tf.keras.losses.Loss):
+    """`nt_xent` as a Keras loss: `NTXent(temperature)(z_a, z_b)` is the paper's L, a scalar.
+
+    Outside a replica context, and there with one replica, it is L over the batch; in a replica
+    context it is this replica's share, whose mean over replicas is L over the global batch.
+
+    Attributes:
+      temperature: T > 0; 0.1 is best for ImageNet, 0.5 for CIFAR-10 (paper, section 5.1 and
+        appendix B.9).
+    """
+
+    def __init__(self, temperature: float = 0.1, name: str = "nt_xent"):
+        check_temperature(temperature)
+        super().__init__(reduction="none", name=name)  # `nt_xent` reduces by itself.
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        return nt_xent(y_true, y_pred, self.temperature, ranks=False).loss
+
+    def get_config(self):
+        return {"temperature": self.temperature, "name": self.name}
+
+
+def chance_level(num_pairs: int) -> float:
+    """L when nothing has been learnt: log(2N - 1), each of the 2N - 1 others equally likely."""
+    return math.log(2 * num_pairs - 1)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises UserError unless temperature is positive and finite."""
+    if not 0.0 < temperature < math.inf:
+        raise UserError(f"temperature must be positive; received {temperature!r}. Try 0.1 or 0.5.")
+
+
+def replica_share(loss: tf.Tensor) -> tf.Tensor:
+    """loss / replicas: optimisers sum gradients over replicas, the paper's L is their mean."""
+    return loss / num_replicas()

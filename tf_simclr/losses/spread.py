@@ -1,0 +1,65 @@
+"""How embeddings lie on the sphere: alignment, uniformity and standard deviation, in float32."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+_MASKED = -1e9  # Far below any exponent here, and finite in float32.
+
+
+def alignment(z_a: tf.Tensor, z_b: tf.Tensor) -> tf.Tensor:
+    """Mean squared distance of normalised positives, 0 (views agree) to 4.
+
+    Wang & Isola 2020, arXiv:2005.10242, eq. in section 4.2.1 with alpha = 2.
+
+    Args:
+      z_a: [n, D] embeddings of the first views.
+      z_b: [n, D] embeddings of the second views.
+
+    Returns:
+      Scalar float32.
+    """
+    return tf.reduce_mean(tf.reduce_sum(tf.math.squared_difference(unit(z_a), unit(z_b)), axis=1))
+
+
+def uniformity(z: tf.Tensor) -> tf.Tensor:
+    """log E exp(-2 |z_i - z_j|^2) over i != j of normalised embeddings; 0 when collapsed.
+
+    Lower is more uniform; -4 is the value for high-dimensional, evenly spread embeddings.
+    Wang & Isola 2020, arXiv:2005.10242, section 4.2.2 with t = 2.
+
+    Args:
+      z: [n, D] embeddings, n >= 2.
+
+    Returns:
+      Scalar float32.
+    """
+    z = unit(z)
+    n = tf.shape(z)[0]
+    # |u - v|^2 = 2 - 2 u.v for unit vectors.
+    exponent = 4.0 * tf.matmul(z, z, transpose_b=True) - 4.0
+    exponent = tf.linalg.set_diag(exponent, tf.fill([n], _MASKED))
+    pairs = tf.cast(n * (n - 1), tf.float32)
+    return tf.reduce_logsumexp(exponent) - tf.math.log(pairs)
+
+
+def embedding_std(z: tf.Tensor) -> tf.Tensor:
+    """Spread of normalised embeddings: 1 on the whole sphere, 0 when they all collapse to a point.
+
+    The standard deviation over the batch of each of the D coordinates, averaged and multiplied by
+    sqrt(D) (SimSiam, arXiv:2011.10566, section 4.1, where 1/sqrt(D) means no collapse).
+
+    Args:
+      z: [n, D] embeddings.
+
+    Returns:
+      Scalar float32.
+    """
+    z = unit(z)
+    width = tf.cast(tf.shape(z)[1], tf.float32)
+    return tf.reduce_mean(tf.math.reduce_std(z, axis=0)) * tf.sqrt(width)
+
+
+def unit(z: tf.Tensor) -> tf.Tensor:
+    """Rows of z [n, D] scaled to length 1, in float32; a row of zeros stays."""
+    return tf.math.l2_normalize(tf.cast(z, tf.float32), axis=-1)

@@ -1,0 +1,213 @@
+"""The negatives of NT-Xent in tiles: no matrix of logits, memory linear in the batch.
+
+The forward pass adds up exponentials tile by tile, the backward pass computes the tiles again. The
+logits of a replica's own rows are symmetric: each pair of blocks is computed once and serves both.
+The exponentials are not shifted by their maximum: logits bounded by `LARGEST_LOGIT` neither
+overflow nor vanish, whatever the other logits of their row, so the sums are exact without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_simclr.distribute import has_accelerator
+
+LARGEST_LOGIT = 75.0
+"""exp(75) times a million columns is less than float32's largest number, exp(-75) not too small."""
+
+_MOST_ROWS = 520
+_MOST_ENTRIES = 2**24
+_AT_ONCE = 2
+"""Tiles in work at a time: a thread that waits in one product has the other's to do."""
+
+
+def forward(u, others, bar):
+    """(log Z [M], count [M] or None) of own rows, as `log_sum_of_negatives` in negatives.py."""
+    totals = _own_totals(u, bar)
+    if others.shape[0]:
+        totals += _totals_with(others, u, bar)
+    reaching = None if bar is None else tf.cast(totals[:, 1], tf.int32)
+    return tf.math.log(totals[:, 0]), reaching
+
+
+def backward(u, others, mine, theirs):
+    """dL/du [M, D] from (log Z, dL/dlog Z) of own rows [M, 2] and of the others'."""
+    weight = _weight(mine)
+    gradient = _own_gradient(u, weight)
+    if others.shape[0]:
+        gradient += _gradient_from(others, _weight(theirs), u, weight)
+    return gradient
+
+
+class _Ring:
+    """Rows as an odd number of blocks in a circle.
+
+    Each block meets itself and the half of the circle ahead of it: so every pair of blocks meets
+    once, every block does the same work, and every shape is static. Rows of zeros fill the last
+    block; their weight is zero.
+    """
+
+    def __init__(self, rows: int):
+        self.rows = rows
+        self.blocks = max(2, rows // _MOST_ROWS, rows * rows // 2 // _MOST_ENTRIES) | 1
+        self.height = -(-rows // (16 * self.blocks)) * 16  # Of whole vector registers.
+        self.ahead = self.height * (self.blocks // 2)
+
+    def close(self, x):
+        """[rows, ...] filled up, and its beginning again after its end."""
+        x = tf.pad(x, [[0, self.height * self.blocks - self.rows], [0, 0]])
+        return tf.concat([x, x[: self.ahead]], axis=0)
+
+    def meet(self, closed, block):
+        """The rows of a block, and those ahead of it."""
+        start, width = block * self.height, closed.shape[1]
+        return (
+            tf.slice(closed, [start, 0], [self.height, width]),
+            tf.slice(closed, [start + self.height, 0], [self.ahead, width]),
+        )
+
+    def add_up(self, meeting: Callable, width: int):
+        """Sums of what each meeting gives its block and the rows ahead of it: [rows, width]."""
+
+        def body(block, total):
+            own, ahead = meeting(block)
+            # Turned on by a block each time: after the last block every row is in its place.
+            shared, rest = total[self.height :][: self.ahead], total[self.height + self.ahead :]
+            return [block + 1, tf.concat([shared + ahead, rest, total[: self.height] + own], 0)]
+
+        _, total = tf.while_loop(
+            lambda block, _: block < self.blocks,
+            body,
+            [tf.constant(0), tf.zeros([self.height * self.blocks, width])],
+            parallel_iterations=_AT_ONCE,
+            maximum_iterations=self.blocks,
+        )
+        return total[: self.rows]
+
+
+def _own_totals(u, bar):
+    """[M, 1 or 2]: the sum of exponentials, and how many logits reach the bar, among own rows."""
+    ring = _Ring(u.shape[0])
+    closed, ones = ring.close(u), ring.close(tf.ones([ring.rows, 1]))
+    bars = None if bar is None else ring.close(bar[:, tf.newaxis])
+
+    def meeting(block):
+        rows, ahead = ring.meet(closed, block)
+        one, one_ahead = ring.meet(ones, block)
+        inside, across = _logits(rows, rows), _logits(rows, ahead)
+        to_own, to_ahead = _sums(across, one, one_ahead)
+        to_own += tf.matmul(_between_images(tf.exp(inside)), one)
+        if bars is not None:
+            bar, bar_ahead = ring.meet(bars, block)
+            own = tf.matmul(_between_images(_reaches(inside, bar)), one)
+            own += tf.matmul(_reaches(across, bar), one_ahead)
+            counted = _reaches(across, tf.transpose(bar_ahead))
+            to_own = tf.concat([to_own, own], axis=1)
+            to_ahead = tf.concat([to_ahead, tf.matmul(counted, one, transpose_a=True)], axis=1)
+        return to_own, to_ahead
+
+    return ring.add_up(meeting, 1 if bar is None else 2)
+
+
+def _own_gradient(u, weight):
+    ring = _Ring(u.shape[0])
+    closed, weights = ring.close(u), ring.close(weight)
+
+    def meeting(block):
+        rows, ahead = ring.meet(closed, block)
+        row_weight, weight_ahead = ring.meet(weights, block)
+        inside = _between_images(_mutual(_logits(rows, rows), row_weight, row_weight))
+        across = _mutual(_logits(rows, ahead), row_weight, weight_ahead)
+        own = tf.matmul(inside, rows) + tf.matmul(across, ahead)
+        return own, tf.matmul(across, rows, transpose_a=True)
+
+    return ring.add_up(meeting, u.shape[1])
+
+
+def _totals_with(others, u, bar):
+    """As `_own_totals`, of own rows with the rows of other replicas."""
+    one = tf.ones([others.shape[0], 1])
+
+    def panel(rows, bar=None):
+        logits = _logits(rows, others)
+        totals = [tf.matmul(tf.exp(logits), one)]
+        if bar is not None:
+            totals.append(tf.matmul(_reaches(logits, bar), one))
+        return tf.concat(totals, axis=1)
+
+    inputs = [u] if bar is None else [u, bar[:, tf.newaxis]]
+    return _by_panels(panel, inputs, columns=others.shape[0])
+
+
+def _gradient_from(others, their_weight, u, weight):
+    def panel(rows, row_weight):
+        return tf.matmul(_mutual(_logits(rows, others), row_weight, their_weight), others)
+
+    return _by_panels(panel, [u, weight], columns=others.shape[0])
+
+
+def _by_panels(panel, inputs, columns):
+    """`panel` of some rows of the inputs at a time, [M, ...] each: its results, concatenated."""
+    rows = inputs[0].shape[0]
+    panels = max(1, -(-rows // _MOST_ROWS), rows * columns // _MOST_ENTRIES)
+    height = -(-rows // panels)
+    panels = -(-rows // height)
+    stacked = [
+        tf.reshape(tf.pad(x, [[0, panels * height - rows], [0, 0]]), [panels, height, x.shape[1]])
+        for x in inputs
+    ]
+    result = tf.map_fn(
+        lambda slices: panel(*slices),
+        stacked,
+        fn_output_signature=tf.float32,
+        parallel_iterations=_AT_ONCE,
+    )
+    return tf.reshape(result, [panels * height, result.shape[-1]])[:rows]
+
+
+def _logits(rows, columns):
+    return tf.matmul(rows, columns, transpose_b=True)
+
+
+def _reaches(logits, bar):
+    return tf.cast(logits >= bar, tf.float32)
+
+
+def _between_images(block):
+    """A block of rows with themselves, zero for the two views of an image: those are no negatives.
+
+    They lie beside each other, in rows 2k and 2k + 1, and so within one block.
+    """
+    image = tf.range(block.shape[0]) // 2
+    return tf.where(image[:, tf.newaxis] == image[tf.newaxis, :], 0.0, block)
+
+
+def _weight(rows):
+    """g / Z: what an exponential of a row counts for in the gradient."""
+    log_z, upstream = tf.split(rows, 2, axis=1)
+    return upstream * tf.exp(-log_z)
+
+
+def _compiled_on_cpu(function):
+    """XLA makes one pass of it, with the host's widest registers: a third off the loss.
+
+    Elsewhere plain operations: a TPU compiles the whole step, and GPUs often lack XLA's libraries.
+    """
+    compiled = tf.function(function, jit_compile=True)
+    return lambda *args: (function if has_accelerator() else compiled)(*args)
+
+
+@_compiled_on_cpu
+def _sums(logits, row_one, column_one):
+    """Sums of the exponentials over columns and over rows, each weighed by `*_one`."""
+    exponentials = tf.exp(logits)
+    over_columns = tf.matmul(exponentials, column_one)
+    return over_columns, tf.matmul(exponentials, row_one, transpose_a=True)
+
+
+@_compiled_on_cpu
+def _mutual(logits, row_weight, column_weight):
+    """What a row and a column weigh for each other as negatives."""
+    return tf.exp(logits) * (row_weight + tf.transpose(column_weight))
