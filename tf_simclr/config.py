@@ -114,6 +114,15 @@ class Config:
     temperature: float = _model(0.1, "Temperature of NT-Xent.", positive=True)
 
     train_batch_size: int = _train(512, "Global batch, in images.", low=2)
+    micro_batch_size: int = _train(
+        0,
+        "Images that a replica has in work at a time: the exact gradient of the whole batch in the "
+        "memory of so many, each batch-normalised by themselves, for a second forward pass; 0: all.",
+        low=0,
+    )
+    rematerialize: bool = _train(
+        False, "Compute the inside of every residual block twice instead of keeping it in memory."
+    )
     train_epochs: int = _train(100, "Epochs to train.", low=1)
     train_steps: int = _train(0, "Steps to train; 0: --train_epochs decides.", low=0)
     warmup_epochs: float = _train(10, "Epochs of linear warmup.", low=0)

@@ -9,6 +9,7 @@ from tf_simclr.distribute import num_replicas
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import synchronize_batch_norm
 from tf_simclr.models.heads import ProjectionHead
+from tf_simclr.models.recompute import Network, Parts, forward, penalties, segments_of
 
 _UNIFORMITY_ROWS = 512  # Embeddings that the uniformity metric looks at; its cost is quadratic.
 
@@ -25,12 +26,24 @@ class SimCLR(tf.keras.Model):
     Under a strategy with several replicas the batch normalisation of encoder and head is
     synchronised, and the negatives are those of the global batch.
 
+    With `micro_batch_size=M` a step needs the activations of M images only, whatever the batch: it
+    goes through the batch twice, M consecutive images at a time (gradient caching, Gao et al. 2021,
+    arXiv:2101.06983). Without batch normalisation the gradient is that of the whole batch. With it,
+    statistics are those of M images of one replica, synchronised or not asked for ("ghost" batch
+    normalisation), moving averages move once for every M images, and under several replicas are
+    their mean. `rematerialize` instead recomputes the inside of every residual block on the way
+    back, with the statistics of the whole batch. Both combine.
+
     Attributes:
       encoder: f, a Keras model from images to h [N, D].
       projection_head: g, a layer from h to z; default `ProjectionHead()`.
       temperature: T of NT-Xent, > 0.
       probe_classes: number of classes of the online probe; 0: no probe.
       global_batch_norm: whether to synchronise batch normalisation across replicas.
+      micro_batch_size: M, images that a replica has in work at a time; None: all. It divides the
+        replica's batch, whose size is known in advance.
+      rematerialize: whether to compute the activations inside residual blocks twice; for encoders
+        that are functional models.
     """
 
     def __init__(
@@ -40,10 +53,14 @@ class SimCLR(tf.keras.Model):
         temperature: float = 0.1,
         probe_classes: int = 0,
         global_batch_norm: bool = True,
+        micro_batch_size: int | None = None,
+        rematerialize: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         losses.check_temperature(temperature)
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(f"micro_batch_size must be positive; received {micro_batch_size!r}.")
         if len(encoder.output_shape) != 2:
             raise UserError(
                 "encoder must map images to vectors [N, D]; its output shape is "
@@ -54,14 +71,24 @@ class SimCLR(tf.keras.Model):
         self.temperature = temperature
         self.probe_classes = probe_classes
         self.global_batch_norm = global_batch_norm
+        self.micro_batch_size = micro_batch_size
+        self.rematerialize = rematerialize
         if not self.projection_head.built:
             self.projection_head.build(encoder.output_shape)
         self.probe = None
         if probe_classes:
             self.probe = tf.keras.layers.Dense(probe_classes, dtype="float32", name="probe")
             self.probe.build(encoder.output_shape)
+        synchronized = global_batch_norm and num_replicas() > 1 and micro_batch_size is None
         for part in (self.encoder, self.projection_head):
-            synchronize_batch_norm(part, global_batch_norm and num_replicas() > 1)
+            synchronize_batch_norm(part, synchronized)
+        if rematerialize:
+            *blocks, last = segments_of(encoder)
+            self._network = Network([*([block] for block in blocks), [last, self.projection_head]])
+        elif micro_batch_size is not None:
+            self._network = Network([[encoder, self.projection_head]])
+        else:
+            self._network = None
         names = ["loss", "contrastive_top1", "contrastive_top5", "embedding_std", "alignment"]
         names += ["uniformity"] + (["probe_loss", "probe_top1"] if probe_classes else [])
         self._means = {name: tf.keras.metrics.Mean(name=name) for name in names}
@@ -94,22 +121,52 @@ class SimCLR(tf.keras.Model):
         return self.encoder(inputs, training=training)
 
     def train_step(self, data):
-        views, labelled = self._inputs(data)
-        with tf.GradientTape() as tape:
-            h = self.encoder(views, training=True)
-            z_a, z_b = tf.split(self.projection_head(h, training=True), 2)
-            contrast = losses.nt_xent(z_a, z_b, self.temperature)
-            loss = losses.replica_share(contrast.loss + self._regularization())
-        self.optimizer.minimize(loss, self.learned_variables, tape=tape)
-        self._observe(contrast, z_a, z_b)
+        batch, labelled = self._inputs(data)
+        step = self._minimize if self._network is None else self._minimize_recomputing
+        self._observe(*step(batch))
         if labelled is not None:
             self._train_probe(*labelled)
         return {mean.name: mean.result() for mean in self.metrics}
 
+    def _minimize(self, batch):
+        """The figure in the paper: two views of each image through f and g, then NT-Xent."""
+        with tf.GradientTape() as tape:
+            h = self.encoder(_views(batch), training=True)
+            z_a, z_b = tf.split(self.projection_head(h, training=True), 2)
+            contrast = losses.nt_xent(z_a, z_b, self.temperature)
+            penalty = penalties([self.encoder, self.projection_head])
+            loss = losses.replica_share(contrast.loss + penalty)
+        self.optimizer.minimize(loss, self.learned_variables, tape=tape)
+        return contrast, z_a, z_b
+
+    def _minimize_recomputing(self, batch):
+        """The same with few activations kept: the gradient stops at z and goes on from there."""
+        z_a, z_b, backward = forward(self._network, batch, _views, self.micro_batch_size)
+        with tf.GradientTape() as tape:
+            tape.watch([z_a, z_b])
+            contrast = losses.nt_xent(z_a, z_b, self.temperature)
+            loss = losses.replica_share(contrast.loss)
+        upstream = [*tape.gradient(loss, [z_a, z_b]), losses.replica_share(tf.ones([]))]
+        scales = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        if scales:
+            upstream = [self.optimizer.get_scaled_loss(x) for x in upstream]
+        gradients = backward(*upstream)
+        if scales:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        of = {v.ref(): gradient for v, gradient in zip(self._network.variables, gradients)}
+        self.optimizer.apply_gradients([(of[v.ref()], v) for v in self.learned_variables])
+        return contrast, z_a, z_b
+
     def test_step(self, data):
-        views, labelled = self._inputs(data)
-        h = self.encoder(views, training=False)
-        z_a, z_b = tf.split(self.projection_head(h, training=False), 2)
+        batch, labelled = self._inputs(data)
+
+        def embed(part):
+            h = self.encoder(_views(part), training=False)
+            z = self.projection_head(h, training=False)
+            return tuple(tf.split(tf.cast(z, tf.float32), 2))
+
+        parts = Parts(batch, self.micro_batch_size)
+        z_a, z_b = parts.map(embed, (tf.float32, tf.float32))
         self._observe(losses.nt_xent(z_a, z_b, self.temperature), z_a, z_b)
         if labelled is not None:
             self._probe_loss(*labelled)
@@ -123,6 +180,8 @@ class SimCLR(tf.keras.Model):
             "temperature": self.temperature,
             "probe_classes": self.probe_classes,
             "global_batch_norm": self.global_batch_norm,
+            "micro_batch_size": self.micro_batch_size,
+            "rematerialize": self.rematerialize,
             "name": self.name,
         }
 
@@ -152,23 +211,19 @@ class SimCLR(tf.keras.Model):
             self.probe_optimizer.build(self.probe.trainable_variables)
 
     def _inputs(self, data):
-        """(views [2N, H, W, C], (images, labels) or None) from what the data set yields."""
+        """(what `_views` takes, (images, labels) or None) from what the data set yields."""
         labelled = None
         if self.probe is not None:
             data, labelled = data
         if isinstance(data, dict):
-            return augment.finish_views(data), labelled
+            return data, labelled
         if not isinstance(data, (tuple, list)) or len(data) != 2:
             received = f"{len(data)} of them" if isinstance(data, (tuple, list)) else data
             raise UserError(
                 "SimCLR trains on batches of two_view_dataset or on two views (view_a, view_b); "
                 f"received {received}."
             )
-        return tf.concat(data, axis=0), labelled
-
-    def _regularization(self):
-        own = self.encoder.losses + self.projection_head.losses
-        return tf.add_n([tf.cast(loss, tf.float32) for loss in own]) if own else 0.0
+        return tuple(data), labelled
 
     def _observe(self, contrast, z_a, z_b):
         rank = contrast.positive_rank
@@ -189,7 +244,9 @@ class SimCLR(tf.keras.Model):
         self.probe_optimizer.minimize(loss, self.probe.trainable_variables, tape=tape)
 
     def _probe_loss(self, images, labels):
-        h = tf.stop_gradient(self.encoder(images, training=False))
+        parts = Parts(images, self.micro_batch_size)
+        h = parts.map(lambda part: self.encoder(part, training=False), tf.float32)
+        h = tf.stop_gradient(h)
         logits = self.probe(h)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         self._means["probe_loss"].update_state(loss)
@@ -197,3 +254,8 @@ class SimCLR(tf.keras.Model):
             tf.keras.metrics.sparse_categorical_accuracy(labels, logits)
         )
         return tf.reduce_mean(loss)
+
+
+def _views(batch):
+    """[2n, H, W, C] float32, first views before second, of the pipeline's batch or of two views."""
+    return augment.finish_views(batch) if isinstance(batch, dict) else tf.concat(batch, axis=0)

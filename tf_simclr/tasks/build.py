@@ -46,6 +46,8 @@ def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> 
         temperature=config.temperature,
         probe_classes=probe_classes,
         global_batch_norm=config.global_bn,
+        micro_batch_size=config.micro_batch_size or None,
+        rematerialize=config.rematerialize,
     )
     optimizer = build_optimizer(
         config.optimizer,

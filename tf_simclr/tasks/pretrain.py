@@ -146,6 +146,13 @@ def check_batch(config: Config, strategy) -> None:
             f"--train_batch_size={batch} is not divisible by the {replicas} replicas; "
             f"the nearest that is: {max(batch // replicas, 1) * replicas}."
         )
+    share, micro = batch // replicas, config.micro_batch_size
+    if micro and share % micro:
+        largest = max(size for size in range(1, min(micro, share) + 1) if share % size == 0)
+        raise UserError(
+            f"--micro_batch_size={micro} must divide the {share} images that each of the "
+            f"{replicas} replica(s) has of the batch; the nearest below that does: {largest}."
+        )
 
 
 def explain_bad_images(source, error: tf.errors.OpError) -> UserError:

@@ -1,0 +1,103 @@
+"""A training step of a batch that memory has no room for: micro-batches' time and peak memory.
+
+    python benchmarks/large_batch.py [--cases=small,large]
+
+Each case takes one step at the large batch in a process of its own, whose peak resident memory is
+reported, TensorFlow's own included; and, at a batch where both fit, that step in turns with the plain
+one. Cases: small, ResNet-18 on 32 pixels, batch 8192; large, ResNet-50 on 224 pixels, batch 256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+
+import numpy as np
+import tensorflow as tf
+
+import tf_simclr
+from benchmarks.timing import in_turns, report
+
+# Encoder, pixels, the large batch, a batch where both fit, images in a micro-batch.
+CASES = {"small": ("resnet18", 32, 8192, 256, 64), "large": ("resnet50", 224, 256, 24, 8)}
+
+
+def batch_of(images: int, size: int):
+    rng = np.random.default_rng(0)
+    source = tf_simclr.array_source(rng.integers(0, 256, [images, size, size, 3], np.uint8))
+    dataset = tf_simclr.two_view_dataset(source, batch_size=images, image_size=size, blur=size > 32)
+    return next(iter(dataset))
+
+
+def step_of(encoder: str, size: int, **options):
+    """A compiled model's training step, which returns when it is done."""
+    model = tf_simclr.SimCLR(tf_simclr.build_encoder(encoder, image_size=size), **options)
+    model.compile(tf_simclr.LARS(0.1, weight_decay=1e-4))
+    train = tf.function(model.train_step)
+    return lambda batch: float(train(batch)["loss"])
+
+
+def seconds(step, batch) -> float:
+    start = time.perf_counter()
+    step(batch)
+    return time.perf_counter() - start
+
+
+def large_step(case: str) -> None:
+    """Prints seconds and the process' peak memory in GiB of one step at the large batch."""
+    encoder, size, images, _, micro = CASES[case]
+    batch = batch_of(images, size)
+    print(seconds(step_of(encoder, size, micro_batch_size=micro), batch), _peak_gib())
+
+
+def _peak_gib() -> float:
+    with open("/proc/self/status") as file:
+        return int(re.search(r"VmHWM:\s*(\d+)", file.read())[1]) / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", default="small,large")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--peer", help="not used; `make bench` gives it to all")
+    parser.add_argument("--photos", help="not used; `make bench` gives it to all")
+    parser.add_argument("--large-step", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.large_step:
+        large_step(arguments.large_step)
+        return
+    figures = {}
+    for case in arguments.cases.split(","):
+        encoder, size, images, both_fit, micro = CASES[case]
+        command = [sys.executable, __file__, f"--large-step={case}"]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        figures[f"{case}_seconds"], figures[f"{case}_gib"] = map(float, output.split()[-2:])
+        batch = batch_of(both_fit, size)
+        steps = {
+            "plain": step_of(encoder, size),
+            "micro": step_of(encoder, size, micro_batch_size=micro),
+            "rematerialized": step_of(encoder, size, rematerialize=True),
+        }
+        for step in steps.values():
+            step(batch)
+        timed = {
+            n: lambda step=step, batch=batch: seconds(step, batch) for n, step in steps.items()
+        }
+        times = in_turns(timed, arguments.runs)
+        per_image = {name: 1e3 * value / both_fit for name, value in times.items()}
+        figures.update({f"{case}_{name}_ms_per_image": v for name, v in per_image.items()})
+        figures[f"{case}_large_ms_per_image"] = 1e3 * figures[f"{case}_seconds"] / images
+        for name in ("micro", "rematerialized"):
+            figures[f"ratio_{case}_{name}"] = per_image[name] / per_image["plain"]
+    report(benchmark="large_batch", cores=os.cpu_count(), **figures)
+
+
+if __name__ == "__main__":
+    main()
