@@ -3,8 +3,8 @@
     python benchmarks/large_batch.py [--cases=small,large]
 
 Each case takes one step at the large batch in a process of its own, whose peak resident memory is
-reported, TensorFlow's own included; and, at a batch where both fit, that step in turns with the plain
-one. Cases: small, ResNet-18 on 32 pixels, batch 8192; large, ResNet-50 on 224 pixels, batch 256.
+reported, TensorFlow's own included; and, at a batch where both fit, such steps in turns with plain
+ones. Cases: small, ResNet-18 on 32 pixels, batch 8192; large, ResNet-50 on 224 pixels, batch 256.
 """
 
 from __future__ import annotations

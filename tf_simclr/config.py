@@ -12,7 +12,7 @@ from typing import Any
 
 from tf_simclr.errors import UserError, unknown_name
 
-MODES = ("pretrain", "knn_eval", "linear_eval", "finetune", "export")
+MODES = ("pretrain", "knn_eval", "linear_eval", "finetune", "export", "doctor")
 
 
 def setting(
@@ -116,8 +116,8 @@ class Config:
     train_batch_size: int = _train(512, "Global batch, in images.", low=2)
     micro_batch_size: int = _train(
         0,
-        "Images that a replica has in work at a time: the exact gradient of the whole batch in the "
-        "memory of so many, each batch-normalised by themselves, for a second forward pass; 0: all.",
+        "Images that a replica has in work at a time, for batches larger than memory: the gradient "
+        "stays that of the whole batch, but batch normalisation sees so many images only; 0: all.",
         low=0,
     )
     rematerialize: bool = _train(
@@ -177,7 +177,7 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if not self.workdir:
+        if not self.workdir and self.mode != "doctor":
             raise UserError("--workdir is needed: the folder where the run keeps what it makes.")
         if self.dataset == "folder" and not self.data_dir:
             raise UserError("--dataset=folder needs --data_dir, the folder with the images.")

@@ -1,0 +1,130 @@
+"""--mode=doctor: what it says, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr import tasks
+from tf_simclr.config import Config
+from tf_simclr.errors import UserError
+from tf_simclr.tasks import doctor, memory
+
+SMALL = {
+    "mode": "doctor",
+    "image_size": 8,
+    "encoder": "resnet18",
+    "width_multiplier": 0.125,
+    "num_proj_layers": 2,
+    "proj_out_dim": 16,
+    "train_batch_size": 96,
+    "train_epochs": 3,
+    "warmup_epochs": 1,
+}
+
+
+def report(capsys, **settings):
+    """{what: text} of what the doctor prints."""
+    tasks.run(Config(**{**SMALL, **settings}), tf.distribute.OneDeviceStrategy("/cpu:0"))
+    lines = capsys.readouterr().out.splitlines()
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+
+
+def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = report(capsys)
+    assert said["images"] == "1297 in digits (train)"
+    assert said["classes"] == "10, of 126 to 132 images"
+    assert said["sizes"] == "all 8 x 8, 1 channel(s)"
+    assert said["bad files"] == "none"
+    assert said["batch"] == "96 on 1 replica(s), 96 each"
+    assert said["steps"] == "39, 13 per epoch"  # 1297 // 96 = 13.
+    assert said["warmup"] == "14 steps"  # 1297 / 96 = 13.5.
+    assert said["peak rate"] == "0.1125"  # 0.3 * 96 / 256.
+    assert said["chance"].startswith("a loss of 5.252 ")  # log(191).
+    assert said["memory"].endswith(": fits")
+    assert not list(tmp_path.iterdir())
+
+
+def test_looks_into_a_folder(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(60):
+            image = rng.integers(0, 256, [10 + i, 90, 3], np.uint8)
+            (tmp_path / name / f"{i}.png").write_bytes(tf.io.encode_png(image).numpy())
+    (tmp_path / "b" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    folder = {"dataset": "folder", "data_dir": str(tmp_path), "use_blur": False}
+    said = report(capsys, **folder)
+    assert said["images"].startswith("121 in ")
+    assert said["classes"] == "2, of 60 to 61 images"
+    assert said["sizes"].startswith("shorter side 10 to 69, median ")
+    assert said["bad files"].startswith("1, which stop a run; --skip_bad_images")
+    assert "broken.png" in said["bad files"]
+    said = report(capsys, **folder, skip_bad_images=True)
+    assert said["images"].startswith("120 in ") and said["bad files"].startswith("1 left out")
+
+
+@pytest.mark.parametrize(
+    ("gib", "outcome"), [(0.34, "--micro_batch_size="), (0.1, "nor would one")]
+)
+def test_finds_the_micro_batch_that_fits(capsys, monkeypatch, gib, outcome):
+    settings = {"image_size": 32, "train_batch_size": 1200, "use_blur": False}
+    monkeypatch.setattr(doctor, "available_bytes", lambda: int((1 if gib > 0.3 else gib) * 2**30))
+    said = report(capsys, **settings)["memory"]
+    assert "does not fit" in said and outcome in said
+    if gib > 0.3:
+        micro = int(said.split("--micro_batch_size=")[1].split()[0])
+        assert 1200 % micro == 0
+        assert report(capsys, **settings, micro_batch_size=micro)["memory"].endswith(": fits")
+        larger = min(m for m in range(micro + 1, 1201) if 1200 % m == 0)
+        assert "does not fit" in report(capsys, **settings, micro_batch_size=larger)["memory"]
+
+
+def test_a_mistake_ends_it_with_its_message():
+    with pytest.raises(UserError, match="larger than the data set, which has 1297 images"):
+        tasks.run(
+            Config(**{**SMALL, "train_batch_size": 2000}),
+            tf.distribute.OneDeviceStrategy("/cpu:0"),
+        )
+    with pytest.raises(UserError, match="--micro_batch_size=7 must divide the 96 .*: 6."):
+        tasks.run(
+            Config(**{**SMALL, "micro_batch_size": 7}), tf.distribute.OneDeviceStrategy("/cpu:0")
+        )
+
+
+def test_peak_of_a_chain_is_two_links():
+    @tf.function
+    def chain(x):
+        for _ in range(5):
+            x = tf.matmul(x, x)  # 4 KiB each; its input may go when it is done.
+        return x
+
+    function = chain.get_concrete_function(tf.TensorSpec([32, 32]))
+    assert memory.peak_bytes(function) == pytest.approx(2 * 4096, abs=64)
+
+
+def test_peak_of_a_gradient_holds_every_link_and_that_of_a_loop_its_body():
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = x
+            for _ in range(6):
+                y = tf.sin(y)  # Whose gradient needs its input.
+        return tape.gradient(y, x)
+
+    function = gradient.get_concrete_function(tf.TensorSpec([1024]))
+    assert memory.peak_bytes(function) >= 6 * 4096
+
+    @tf.function
+    def loop(x):
+        return tf.while_loop(
+            lambda i, _: i < 3, lambda i, x: (i + 1, tf.sin(tf.tile(x, [100]))[:1024]), (0, x)
+        )
+
+    function = loop.get_concrete_function(tf.TensorSpec([1024]))
+    assert memory.peak_bytes(function) >= 100 * 4096

@@ -1,0 +1,200 @@
+"""--mode=doctor: what a pretraining run would do and need, before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr import losses
+from tf_simclr.config import Config
+from tf_simclr.data.bad_images import find_bad_images
+from tf_simclr.data.decoding import image_size
+from tf_simclr.data.image_source import Source
+from tf_simclr.data.pipeline import two_view_dataset
+from tf_simclr.data.sources import array_source
+from tf_simclr.tasks import build
+from tf_simclr.tasks.memory import available_bytes, peak_bytes
+from tf_simclr.tasks.plan import make_plan
+from tf_simclr.tasks.pretrain import check_batch
+
+_SIZES_READ = 1000
+_TRACED = (64, 128)  # Images in the steps that are traced: memory is linear in them.
+_SHARE = 0.9  # Of the free memory that a step may take.
+_GIB = 2**30
+# Beyond the tensors: scratch space in kernels, the allocator's gaps, compiled code. Measured on a
+# CPU with ResNet-18 and ResNet-50 (docs/architecture.md).
+_SCRATCH, _PROCESS = 1.15, 0.3 * _GIB
+
+
+def run(config: Config, strategy: tf.distribute.Strategy) -> None:
+    """Prints what --mode=pretrain with the same flags would find; writes nothing.
+
+    Raises:
+      UserError: a mistake in the settings or the data.
+    """
+    source = build.source_of(config, config.train_split)
+    _say("images", f"{source.num_examples} in {source.name} ({config.train_split})")
+    _say("classes", _classes(source))
+    _say("sizes", _sizes(source))
+    _say("bad files", _bad(source))
+    plan = make_plan(config, source.num_examples)
+    check_batch(config, strategy)
+    replicas = strategy.num_replicas_in_sync
+    share = config.train_batch_size // replicas
+    _say("batch", f"{config.train_batch_size} on {replicas} replica(s), {share} each")
+    _say("steps", f"{plan.total_steps}, {plan.steps_per_epoch} per epoch")
+    _say(
+        "warmup",
+        f"{plan.warmup_steps} steps, to a peak learning rate of {plan.peak_learning_rate:g}",
+    )
+    _say("chance", f"a loss of {losses.chance_level(config.train_batch_size):.3f} is no learning")
+    need = Need.of(config, source, plan)
+    _say("parameters", f"{need.parameters / 1e6:.1f} million")
+    free = available_bytes()
+    _say("memory", _memory(need, config, share, free))
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What a step needs, in bytes.
+
+    Attributes:
+      parameters: trainable ones, a count.
+      variables: weights, statistics and the optimiser's.
+      fixed: tensors that do not grow with the batch, gradients above all.
+      per_image: activations.
+      per_stored_image: an image of the batch that waits for its turn: its two views as they come.
+      loss: NT-Xent over the replica's share of the batch.
+      gradients: a sum of gradients.
+    """
+
+    parameters: int
+    variables: int
+    fixed: int
+    per_image: int
+    per_stored_image: int
+    loss: int
+    gradients: int
+
+    @classmethod
+    def of(cls, config: Config, source: Source, plan) -> Need:
+        """Traces steps on two numbers of images, and the loss of all."""
+        few = dataclasses.replace(config, micro_batch_size=0)
+        tf.keras.mixed_precision.set_global_policy(config.precision)
+        try:
+            model = build.simclr_of(few, source.channels, plan, 0)
+        finally:
+            tf.keras.mixed_precision.set_global_policy("float32")
+        model.optimizer.build(model.learned_variables)
+        low, high = (
+            peak_bytes(
+                tf.function(model.train_step).get_concrete_function(_batch(config, source, n))
+            )
+            for n in _TRACED
+        )
+        per_image = (high - low) // (_TRACED[1] - _TRACED[0])
+        z = tf.TensorSpec([config.train_batch_size, config.proj_out_dim])
+        variables = [*model.variables, *model.optimizer.variables]
+        trainable = sum(_size(v) for v in model.learned_variables)
+        return cls(
+            parameters=sum(v.shape.num_elements() for v in model.learned_variables),
+            variables=sum(_size(v) for v in {v.ref(): v for v in variables}.values()),
+            fixed=low - _TRACED[0] * per_image,
+            per_image=per_image,
+            per_stored_image=2 * config.image_size**2 * source.channels,
+            loss=peak_bytes(_loss_and_gradient.get_concrete_function(z, z, config.temperature)),
+            gradients=trainable,
+        )
+
+    def bytes(self, share: int, micro: int) -> int:
+        """Of a step on `share` images, `micro` at a time."""
+        in_parts = 0 if micro == share else share * self.per_stored_image + 2 * self.gradients
+        step = self.variables + self.fixed + micro * self.per_image + in_parts
+        step = max(step, self.variables + in_parts + self.loss)
+        return int(_SCRATCH * step + _PROCESS)
+
+
+def _memory(need: Need, config: Config, share: int, free: int | None) -> str:
+    micro = config.micro_batch_size or share
+    text = f"about {need.bytes(share, micro) / _GIB:.1f} GiB a replica"
+    if config.micro_batch_size:
+        text += f" with --micro_batch_size={micro}"
+    if free is None:
+        return text + "; what this device has is not known"
+    text += f"; {free / _GIB:.1f} GiB are free"
+    if need.bytes(share, micro) <= _SHARE * free:
+        return text + ": fits"
+    fitting = [m for m in _divisors(share) if need.bytes(share, m) <= _SHARE * free]
+    if fitting:
+        return text + f": does not fit; --micro_batch_size={fitting[-1]} does"
+    return text + ": does not fit, nor would one image at a time; choose a smaller --encoder"
+
+
+@tf.function
+def _loss_and_gradient(z_a, z_b, temperature):
+    with tf.GradientTape() as tape:
+        tape.watch([z_a, z_b])
+        contrast = losses.nt_xent(z_a, z_b, temperature)
+    return contrast, tape.gradient(contrast.loss, [z_a, z_b])
+
+
+def _batch(config, source, images):
+    """The shapes of a batch of so many images."""
+    blank = np.zeros([images, 8, 8, source.channels], np.uint8)
+    dataset = two_view_dataset(
+        array_source(blank),
+        batch_size=images,
+        image_size=config.image_size,
+        **build.view_options(config),
+    )
+    return dataset.element_spec
+
+
+def _classes(source):
+    if source.class_names is None or source.labels is None:
+        return "none: no labels"
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    return f"{len(counts)}, of {counts.min()} to {counts.max()} images"
+
+
+def _sizes(source):
+    if source.images is not None:
+        height, width = source.images.shape[1:3]
+        return f"all {height} x {width}, {source.channels} channel(s)"
+    chosen = np.unique(np.linspace(0, source.num_examples - 1, _SIZES_READ).astype(np.int64))
+    headers = tf.data.Dataset.from_tensor_slices(chosen).map(
+        lambda index: image_size(source.encoded(index)), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    sides = np.array([size for size in headers.ignore_errors().as_numpy_iterator()])
+    sides = sides[(sides > 0).all(axis=1)] if len(sides) else sides
+    if not len(sides):
+        return "no header could be read"
+    short = np.sort(sides.min(axis=1))
+    shown = f"shorter side {short[0]} to {short[-1]}, median {short[len(short) // 2]}"
+    return f"{shown} (of {len(sides)} images)"
+
+
+def _bad(source):
+    if source.bad_images:
+        return f"{len(source.bad_images)} left out: {', '.join(source.bad_images[:5])}"
+    bad = find_bad_images(source)
+    if not bad:
+        return "none"
+    return (
+        f"{len(bad)}, training would stop at them; --skip_bad_images leaves them out: "
+        + ", ".join(bad[:5])
+    )
+
+
+def _divisors(number):
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _size(variable):
+    return variable.shape.num_elements() * variable.dtype.size
+
+
+def _say(what, text):
+    print(f"{what:<12}{text}", flush=True)
