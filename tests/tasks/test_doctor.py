@@ -42,8 +42,8 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     assert said["bad files"] == "none"
     assert said["batch"] == "96 on 1 replica(s), 96 each"
     assert said["steps"] == "39, 13 per epoch"  # 1297 // 96 = 13.
-    assert said["warmup"] == "14 steps"  # 1297 / 96 = 13.5.
-    assert said["peak rate"] == "0.1125"  # 0.3 * 96 / 256.
+    # 1297 / 96 = 13.5; 0.3 * 96 / 256.
+    assert said["warmup"] == "14 steps, to a peak learning rate of 0.1125"
     assert said["chance"].startswith("a loss of 5.252 ")  # log(191).
     assert said["memory"].endswith(": fits")
     assert not list(tmp_path.iterdir())
@@ -68,20 +68,24 @@ def test_looks_into_a_folder(capsys, tmp_path):
     assert said["images"].startswith("120 in ") and said["bad files"].startswith("1 left out")
 
 
-@pytest.mark.parametrize(
-    ("gib", "outcome"), [(0.34, "--micro_batch_size="), (0.1, "nor would one")]
-)
-def test_finds_the_micro_batch_that_fits(capsys, monkeypatch, gib, outcome):
+def test_finds_the_micro_batch_that_fits(capsys, monkeypatch):
     settings = {"image_size": 32, "train_batch_size": 1200, "use_blur": False}
-    monkeypatch.setattr(doctor, "available_bytes", lambda: int((1 if gib > 0.3 else gib) * 2**30))
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 2**30)
     said = report(capsys, **settings)["memory"]
-    assert "does not fit" in said and outcome in said
-    if gib > 0.3:
-        micro = int(said.split("--micro_batch_size=")[1].split()[0])
-        assert 1200 % micro == 0
-        assert report(capsys, **settings, micro_batch_size=micro)["memory"].endswith(": fits")
-        larger = min(m for m in range(micro + 1, 1201) if 1200 % m == 0)
-        assert "does not fit" in report(capsys, **settings, micro_batch_size=larger)["memory"]
+    assert "does not fit" in said
+    micro = int(said.split("--micro_batch_size=")[1].split()[0])
+    assert 1 < micro < 1200 and 1200 % micro == 0
+    assert report(capsys, **settings, micro_batch_size=micro)["memory"].endswith(": fits")
+
+
+def test_the_largest_that_fits_or_none():
+    config = Config(**{**SMALL, "train_batch_size": 12})
+    need = doctor.Need(1000, 0, 0, 2**28, 0, 0, 0)  # A quarter of a GiB for each image.
+    free = int(need.bytes(12, 4) / 0.9) + 1
+    assert doctor._memory(need, config, 12, free).endswith("--micro_batch_size=4 does")
+    assert "choose a smaller --encoder" in doctor._memory(need, config, 12, need.bytes(12, 1))
+    assert doctor._memory(need, config, 12, 2 * need.bytes(12, 12)).endswith(": fits")
+    assert "is not known" in doctor._memory(need, config, 12, None)
 
 
 def test_a_mistake_ends_it_with_its_message():

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_simclr import losses
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images
-from tf_simclr.data.decoding import image_size
+from tf_simclr.data.decoding import MAX_PIXELS, image_size
 from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import two_view_dataset
 from tf_simclr.data.sources import array_source
@@ -45,10 +45,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     share = config.train_batch_size // replicas
     _say("batch", f"{config.train_batch_size} on {replicas} replica(s), {share} each")
     _say("steps", f"{plan.total_steps}, {plan.steps_per_epoch} per epoch")
-    _say(
-        "warmup",
-        f"{plan.warmup_steps} steps, to a peak learning rate of {plan.peak_learning_rate:g}",
-    )
+    peak = f"to a peak learning rate of {plan.peak_learning_rate:g}"
+    _say("warmup", f"{plan.warmup_steps} steps, {peak}")
     _say("chance", f"a loss of {losses.chance_level(config.train_batch_size):.3f} is no learning")
     need = Need.of(config, source, plan)
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
@@ -168,7 +166,8 @@ def _sizes(source):
         lambda index: image_size(source.encoded(index)), num_parallel_calls=tf.data.AUTOTUNE
     )
     sides = np.array([size for size in headers.ignore_errors().as_numpy_iterator()])
-    sides = sides[(sides > 0).all(axis=1)] if len(sides) else sides
+    sides = sides.reshape(-1, 2)
+    sides = sides[(sides > 0).all(axis=1) & (sides.prod(axis=1) <= MAX_PIXELS)]
     if not len(sides):
         return "no header could be read"
     short = np.sort(sides.min(axis=1))
