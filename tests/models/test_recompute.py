@@ -139,14 +139,13 @@ def test_weight_regularisation_counts_once(options):
     )
 
 
-@pytest.mark.parametrize("rematerialize", [False, True])
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize(("replicas", "rematerialize"), [(2, True), (4, False)])
 def test_replicas_change_nothing(replicas, rematerialize):
     """Parts of six consecutive images, wherever they are."""
 
     def train(strategy):
         with strategy.scope():
-            parts = network(norm=True, dropout=0.0)
+            parts = network(norm=True)
             model = model_of(parts, micro_batch_size=6, rematerialize=rematerialize)
         rows = [np.split(v, strategy.num_replicas_in_sync) for v in VIEWS]
         batch = strategy.experimental_distribute_values_from_function(
@@ -169,8 +168,14 @@ def test_dropout_under_several_replicas():
     batch = strategy.experimental_distribute_values_from_function(
         lambda c: tuple(tf.constant(v[c.replica_id_in_sync_group]) for v in rows)
     )
-    tf.function(lambda data: strategy.run(model.train_step, (data,)))(batch)
-    assert np.isfinite([v.numpy().sum() for v in model.learned_variables]).all()
+    # With the gradient as it is before the replicas' are added, and as the loss without dropping.
+    before = model.encoder.layers[3]._random_generator._generator.state
+    states = [strategy.experimental_local_results(before)[0].numpy()]
+    for _ in range(2):
+        tf.function(lambda data: strategy.run(model.train_step, (data,)))(batch)
+        states.append(strategy.experimental_local_results(before)[0].numpy())
+    moved = [later[0] - earlier[0] for earlier, later in zip(states, states[1:])]
+    assert moved[0] == moved[1] > 0  # As far as one pass moves it, each step.
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -182,6 +187,44 @@ def test_mixed_precision(policy, options):
         assert_same(step(model), plain, 5e-2)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.parametrize("options", [{"micro_batch_size": 6}, {"rematerialize": True}])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_an_overflow_skips_the_step_and_keeps_the_statistics(options, jit_compile):
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = SimCLR(*network(norm=True), temperature=TEMPERATURE, **options)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    model.compile(
+        tf.keras.mixed_precision.LossScaleOptimizer(
+            tf.keras.optimizers.SGD(0.1), initial_scale=2.0**60
+        )
+    )
+    before = [v.numpy() for v in model.learned_variables]
+    tf.function(model.train_step, jit_compile=jit_compile)(tuple(tf.constant(v) for v in VIEWS))
+    for old, variable in zip(before, model.learned_variables):
+        np.testing.assert_array_equal(old, variable)
+    assert all(np.isfinite(v).all() for v in model.encoder.non_trainable_variables)
+
+
+def test_a_layer_may_be_frozen_later():
+    plain, recomputing = model_of(network()), model_of(network(), rematerialize=True)
+    for model in (plain, recomputing):
+        model.encoder.layers[1].trainable = False
+    assert_same(step(recomputing), step(plain))
+
+
+def test_blocks_that_share_a_layer_are_refused():
+    images = layers.Input([SIZE, SIZE, 3])
+    x, shared = layers.Conv2D(8, 1)(images), layers.Conv2D(8, 3, padding="same", name="shared")
+    for _ in range(2):
+        x = layers.ReLU()(layers.Add()([x, shared(x)]))
+    encoder = tf.keras.Model(images, layers.GlobalAveragePooling2D()(x))
+    with pytest.raises(UserError, match="share a layer, that of 'shared/kernel:0'"):
+        SimCLR(encoder, rematerialize=True)
+    SimCLR(encoder, micro_batch_size=6)
 
 
 def test_the_probe_and_evaluation_go_by_parts():

@@ -27,10 +27,21 @@ def source():
     return array_source(images, labels=np.arange(40) % 4)
 
 
-def small_model(**options):
+def small_model(encoder=None, **options):
     tf.keras.utils.set_random_seed(1)
-    encoder = build_encoder("resnet18", image_size=SIZE, width_multiplier=0.125)
+    encoder = encoder or build_encoder("resnet18", image_size=SIZE, width_multiplier=0.125)
     return SimCLR(encoder, ProjectionHead(num_layers=2, out_dim=16), temperature=0.5, **options)
+
+
+def tiny_encoder():
+    """Convolutions with batch normalisation, quick to trace on many replicas."""
+    layers = tf.keras.layers
+    tf.keras.utils.set_random_seed(1)
+    x = images = layers.Input([SIZE, SIZE, 3])
+    for filters in (8, 16):
+        x = layers.Conv2D(filters, 3, strides=2, use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    return tf.keras.Model(images, layers.GlobalAveragePooling2D()(x))
 
 
 def compiled(model, steps=STEPS, **options):
@@ -39,10 +50,10 @@ def compiled(model, steps=STEPS, **options):
     return model
 
 
-def train_on(strategy, source, *, jit_compile=False):
+def train_on(strategy, source, *, jit_compile=False, tiny=False):
     """Five steps of the real thing; the losses and final weights."""
     with strategy.scope():
-        model = compiled(small_model())
+        model = compiled(small_model(tiny_encoder() if tiny else None))
     dataset = strategy.distribute_datasets_from_function(
         lambda context: two_view_dataset(
             source, batch_size=BATCH, image_size=SIZE, input_context=context
@@ -78,9 +89,13 @@ def one_replica(source):
     return train_on(tf.distribute.OneDeviceStrategy("/cpu:0"), source)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_replicas_change_nothing(replicas, source, one_replica):
-    assert_close(one_replica, train_on(mirrored(replicas), source), 1e-4)
+def test_two_replicas_change_nothing(source, one_replica):
+    assert_close(one_replica, train_on(mirrored(2), source), 1e-4)
+
+
+def test_four_replicas_change_nothing(source):
+    one = train_on(tf.distribute.OneDeviceStrategy("/cpu:0"), source, tiny=True)
+    assert_close(one, train_on(mirrored(4), source, tiny=True), 1e-4)
 
 
 def test_the_whole_step_compiles_under_xla(source, one_replica):

@@ -100,15 +100,15 @@ def test_a_mistake_ends_it_with_its_message():
         )
 
 
-def test_peak_of_a_chain_is_two_links():
+def test_peak_of_a_chain_is_its_input_and_two_links():
     @tf.function
     def chain(x):
         for _ in range(5):
-            x = tf.matmul(x, x)  # 4 KiB each; its input may go when it is done.
+            x = tf.matmul(x, x)  # 4 KiB each; a link may go when the next is done.
         return x
 
     function = chain.get_concrete_function(tf.TensorSpec([32, 32]))
-    assert memory.peak_bytes(function) == pytest.approx(2 * 4096, abs=64)
+    assert memory.peak_bytes(function) == pytest.approx(3 * 4096, abs=64)
 
 
 def test_peak_of_a_gradient_holds_every_link_and_that_of_a_loop_its_body():
@@ -122,7 +122,7 @@ def test_peak_of_a_gradient_holds_every_link_and_that_of_a_loop_its_body():
         return tape.gradient(y, x)
 
     function = gradient.get_concrete_function(tf.TensorSpec([1024]))
-    assert memory.peak_bytes(function) >= 6 * 4096
+    assert 6 * 4096 <= memory.peak_bytes(function) <= 9 * 4096
 
     @tf.function
     def loop(x):
@@ -131,4 +131,5 @@ def test_peak_of_a_gradient_holds_every_link_and_that_of_a_loop_its_body():
         )
 
     function = loop.get_concrete_function(tf.TensorSpec([1024]))
-    assert memory.peak_bytes(function) >= 100 * 4096
+    # The tile and its sine, which takes the tile's place or not.
+    assert 100 * 4096 <= memory.peak_bytes(function) <= 204 * 4096

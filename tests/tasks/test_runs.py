@@ -169,6 +169,18 @@ def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained):
         np.testing.assert_array_equal(one, other)
 
 
+def test_micro_batches_learn_with_a_probe_and_resume(tmp_path):
+    settings = {"micro_batch_size": 8, "rematerialize": True, "lineareval_while_pretraining": True}
+    run(tmp_path / "w", **settings, train_steps=6, checkpoint_steps=2)
+    metrics = lines(tmp_path / "w")
+    # As if stopped after step 4: a later checkpoint and all that followed are gone.
+    for path in (tmp_path / "w" / "checkpoints").glob("ckpt-6.*"):
+        path.unlink()
+    run(tmp_path / "w", **settings, train_steps=6, checkpoint_steps=2)
+    assert [line["loss"] for line in lines(tmp_path / "w")] == [line["loss"] for line in metrics]
+    assert "probe_top1" in metrics[-1]
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"NaN or infinite at step [2-9];.*is kept"):
         run(
@@ -203,6 +215,7 @@ def test_online_probe_and_steps_per_execution(tmp_path):
     ("settings", "message"),
     [
         ({"train_batch_size": 2000}, "--train_batch_size=2000 is larger than the data set"),
+        ({"micro_batch_size": 5}, "--micro_batch_size=5 must divide the 32 images .*: 4."),
         ({"dataset": "digitz"}, "'digitz'.*did you mean.*'digits'"),
         ({"encoder": "resnet19"}, "'resnet19'.*did you mean.*'resnet18'"),
         ({"warmup_epochs": 50.0}, "--warmup_epochs=50 is .* longer than the run of 8"),

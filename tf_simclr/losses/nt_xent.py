@@ -39,7 +39,7 @@ def nt_xent(
     gather: the mean of the replicas' losses is L over the global batch.
 
     Large batches are computed in tiles, with memory linear in the batch (`losses/negatives.py`).
-    Tiles need a batch size known when the step is traced (`drop_remainder=True`) and T >= 1/75.
+    Tiles need a batch size known when the step is traced (`drop_remainder=True`) and T >= 1/50.
 
     Differs from google-research/simclr (tf2/objective.py): that returns the sum of two means,
     twice the paper's L.

@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from tf_simclr.distribute import has_accelerator
 
-LARGEST_LOGIT = 75.0
-"""exp(75) times a million columns is less than float32's largest number, exp(-75) not too small."""
+LARGEST_LOGIT = 50.0
+"""exp(50) times a million columns, and one by that times a million rows, are float32's numbers."""
 
 _MOST_ROWS = 520
+"""Of a block, about: more are faster, fewer take less memory."""
 _MOST_ENTRIES = 2**24
 _AT_ONCE = 2
 """Tiles in work at a time: a thread that waits in one product has the other's to do."""

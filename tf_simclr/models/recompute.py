@@ -21,7 +21,9 @@ class Network:
     Attributes:
       segments: lists of layers, each layer of the output of the one before; segments have no
         weights in common. One segment: nothing is rematerialised.
-      variables: what the gradients are of, the trainable variables of all segments in order.
+
+    Raises:
+      UserError: segments have weights in common.
     """
 
     def __init__(self, segments: list[list[tf.keras.layers.Layer]]):
@@ -29,7 +31,19 @@ class Network:
         for segment in segments:
             for layer in segment:
                 make_replayable(layer)
-        self.variables = [v for segment in segments for v in _trainable(segment)]
+        seen = {}
+        for number, segment in enumerate(segments):
+            for variable in [v for layer in segment for v in layer.variables]:
+                if seen.setdefault(variable.ref(), number) != number:
+                    raise UserError(
+                        "rematerialize cannot recompute blocks one by one that share a layer, that "
+                        f"of {variable.name!r}; use micro_batch_size instead."
+                    )
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What the gradients are of: the trainable variables of all segments, in order."""
+        return [variable for segment in self.segments for variable in _trainable(segment)]
 
     @property
     def state(self) -> list[tf.Variable]:
@@ -56,8 +70,9 @@ class Network:
     def gradients(self, trail, upstream: tf.Tensor, penalty_share) -> list[tf.Tensor]:
         """The gradients of sum(upstream * output) + penalty_share * (the layers' own losses).
 
-        Runs every segment again, from the state in which it ran before: dropout drops the same, and
-        moving statistics end where the first run left them.
+        Runs every segment again, from the state in which it ran before: Keras' dropout and noise
+        layers draw the same, and moving statistics end where the first run left them. Random
+        operations that are no such layers would draw anew.
         """
         gradients = []
         for segment, (x, before) in zip(reversed(self.segments), reversed(trail)):
@@ -220,12 +235,12 @@ def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
     # A tensor is alone when nothing made before it is read after it.
     last_read, cuts = max(readers[id(encoder.input)]), []
     for position, node in enumerate(nodes):
-        for tensor in tf.nest.flatten(node.outputs):
-            reading = readers.get(id(tensor), [])
-            begins = len(reading) > 1 or any(_is_composite(nodes[i].layer) for i in reading)
-            if last_read <= position and begins:
-                cuts.append(tensor)
-            last_read = max([last_read, *reading])
+        outputs = tf.nest.flatten(node.outputs)
+        reading = [reader for tensor in outputs for reader in readers.get(id(tensor), [])]
+        begins = len(reading) > 1 or any(_is_composite(nodes[i].layer) for i in reading)
+        if last_read <= position and begins and len(outputs) == 1:
+            cuts.append(outputs[0])
+        last_read = max([last_read, *reading])
     if not cuts:
         raise UserError(
             f"rematerialize found no residual blocks in encoder {encoder.name!r}; use "
@@ -292,7 +307,8 @@ def _after(gate: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """x, computed with only once `gate` is known.
 
     Else what is recomputed would be recognised as computed before and be kept, or be computed at
-    once. XLA ignores control dependencies, so it is a number: nothing, where the gate is finite.
+    once. XLA ignores control dependencies, so it takes a number, which XLA does not know to be 0.
     """
-    nothing = tf.reshape(gate, [-1])[0] * 0.0
+    gate = tf.reshape(gate, [-1])[0]
+    nothing = tf.where(tf.math.is_finite(gate), gate, tf.zeros_like(gate)) * 0.0
     return x + tf.cast(nothing, x.dtype)

@@ -245,7 +245,9 @@ class SimCLR(tf.keras.Model):
 
     def _probe_loss(self, images, labels):
         parts = Parts(images, self.micro_batch_size)
-        h = parts.map(lambda part: self.encoder(part, training=False), tf.float32)
+        h = parts.map(
+            lambda part: tf.cast(self.encoder(part, training=False), tf.float32), tf.float32
+        )
         h = tf.stop_gradient(h)
         logits = self.probe(h)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -12,7 +12,7 @@ from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images
 from tf_simclr.data.decoding import MAX_PIXELS, image_size
 from tf_simclr.data.image_source import Source
-from tf_simclr.data.pipeline import two_view_dataset
+from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.tasks import build
 from tf_simclr.tasks.memory import available_bytes, peak_bytes
@@ -41,6 +41,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("bad files", _bad(source))
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
+    if config.lineareval_while_pretraining:
+        require_labels(source)
     replicas = strategy.num_replicas_in_sync
     share = config.train_batch_size // replicas
     _say("batch", f"{config.train_batch_size} on {replicas} replica(s), {share} each")
@@ -64,7 +66,7 @@ class Need:
       fixed: tensors that do not grow with the batch, gradients above all.
       per_image: activations.
       per_stored_image: an image of the batch that waits for its turn: its two views as they come.
-      loss: NT-Xent over the replica's share of the batch.
+      loss: NT-Xent, as on one replica.
       gradients: a sum of gradients.
     """
 
@@ -181,10 +183,8 @@ def _bad(source):
     bad = find_bad_images(source)
     if not bad:
         return "none"
-    return (
-        f"{len(bad)}, training would stop at them; --skip_bad_images leaves them out: "
-        + ", ".join(bad[:5])
-    )
+    shown = ", ".join(bad[:5])
+    return f"{len(bad)}, which stop a run; --skip_bad_images leaves them out: {shown}"
 
 
 def _divisors(number):

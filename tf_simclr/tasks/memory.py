@@ -6,6 +6,7 @@ import os
 import re
 
 import tensorflow as tf
+from tensorflow.python.client import device_lib  # What else tells a GPU's memory?
 
 _IN_PLACE = (
     "Add",
@@ -30,26 +31,22 @@ def peak_bytes(function) -> int:
     Args:
       function: a `ConcreteFunction` with static shapes; tensors of unknown shape count nothing.
     """
-    return _peak(function.graph)
+    inputs = sum(_bytes(tensor) for tensor in function.inputs)
+    return inputs + _peak(function.graph)
 
 
 def available_bytes() -> int | None:
     """Memory that a replica's device has for us; None where TensorFlow cannot tell (TPUs)."""
     if tf.config.list_logical_devices("TPU"):
         return None
-    devices = tf.python.client.device_lib.list_local_devices() if _has_gpu() else []
-    limits = [device.memory_limit for device in devices if device.device_type == "GPU"]
-    if limits:
-        return min(limits)
+    if tf.config.list_logical_devices("GPU"):
+        devices = [d for d in device_lib.list_local_devices() if d.device_type == "GPU"]
+        return min(device.memory_limit for device in devices)
     return _host_bytes() // max(len(tf.config.list_logical_devices("CPU")), 1)
 
 
-def _has_gpu() -> bool:
-    return bool(tf.config.list_logical_devices("GPU"))
-
-
 def _host_bytes() -> int:
-    """What is free on this host, or in its container."""
+    """What is free on this host, at most what its container may have."""
     free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     try:
         with open("/proc/meminfo") as file:
@@ -62,6 +59,7 @@ def _host_bytes() -> int:
 
 
 def _peak(graph) -> int:
+    """Beyond the inputs, which whoever calls holds."""
     operations = graph.get_operations()
     last_use = {}
     for position, operation in enumerate(operations):
@@ -74,8 +72,10 @@ def _peak(graph) -> int:
         dying = sum(
             _bytes(tensor)
             for tensor in {t.ref(): t for t in operation.inputs}.values()
-            if last_use[tensor.ref()] == position
+            if last_use[tensor.ref()] == position and tensor.op.type != "Placeholder"
         )
+        if operation.type == "Placeholder":
+            continue
         made = sum(_bytes(t) for t in operation.outputs if t.ref() in last_use)
         if operation.type in _IN_PLACE and dying >= made:
             live += made - dying

@@ -144,7 +144,7 @@ def check_batch(config: Config, strategy) -> None:
     if batch % replicas:
         raise UserError(
             f"--train_batch_size={batch} is not divisible by the {replicas} replicas; "
-            f"the nearest that is: {max(batch // replicas, 1) * replicas}."
+            f"the nearest that is: {max(round(batch / replicas), 1) * replicas}."
         )
     share, micro = batch // replicas, config.micro_batch_size
     if micro and share % micro:
