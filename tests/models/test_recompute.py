@@ -11,7 +11,8 @@ from tf_simclr import losses
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import batch_norm_layers, synchronize_batch_norm
 from tf_simclr.models.encoders import build_encoder
-from tf_simclr.models.recompute import make_replayable, segments_of
+from tf_simclr.models.recompute import make_replayable
+from tf_simclr.models.segments import segments_of
 from tf_simclr.models.simclr import SimCLR
 
 layers = tf.keras.layers

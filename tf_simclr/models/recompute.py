@@ -13,6 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
+from tf_simclr.models.micro_batches import Parts
 
 
 class Network:
@@ -140,116 +141,6 @@ def forward(network: Network, batch, views_of: Callable, size: int | None):
     return z_a, z_b, backward
 
 
-class Parts:
-    """A batch in parts of consecutive images.
-
-    Attributes:
-      count: how many.
-    """
-
-    def __init__(self, batch, size: int | None):
-        """
-        Args:
-          batch: tensors [n, ...] in any nesting.
-          size: images in a part; None: the whole batch is the one part.
-
-        Raises:
-          UserError: n is not known in advance, or `size` does not divide it.
-        """
-        n = tf.nest.flatten(batch)[0].shape[0]
-        self._batch, self.count = batch, 1
-        if size is None:
-            return
-        if n is None or n % size:
-            raise UserError(
-                f"micro_batch_size={size} must divide the batch of a replica, which has "
-                f"{'a size unknown in advance' if n is None else f'{n} images'}. "
-                + ("Batch with drop_remainder=True." if n is None else "")
-            )
-        self.count = n // size
-
-    def __getitem__(self, i):
-        if self.count == 1:
-            return self._batch
-
-        def part(x):
-            return tf.reshape(x, [self.count, x.shape[0] // self.count, *x.shape[1:]])[i]
-
-        return tf.nest.map_structure(part, self._batch)
-
-    def map(self, function: Callable, dtypes):
-        """`function` of each part, one after the other: tensors [rows, ...], concatenated."""
-        if self.count == 1:
-            return function(self[0])
-        results = tf.map_fn(
-            lambda i: function(self[i]),
-            tf.range(self.count),
-            fn_output_signature=dtypes,
-            parallel_iterations=1,
-        )
-        return tf.nest.map_structure(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), results)
-
-    def sum(self, function: Callable, like: list) -> list[tf.Tensor]:
-        """The sum over the parts of `function`, which returns tensors shaped as `like`."""
-        if self.count == 1:
-            return function(self[0])
-
-        def add(i, total):
-            return [i + 1, [a + b for a, b in zip(total, function(self[i]))]]
-
-        zeros = [tf.zeros(x.shape, x.dtype) for x in like]
-        _, total = tf.while_loop(
-            lambda i, _: i < self.count,
-            add,
-            [tf.constant(0), zeros],
-            parallel_iterations=1,
-            maximum_iterations=self.count,
-        )
-        return total
-
-
-def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
-    """An encoder in segments that begin where its blocks begin; they share the encoder's weights.
-
-    A residual or dense block begins where a tensor, alone, is read by several layers, or by a layer
-    that is made of layers.
-
-    Raises:
-      UserError: the encoder is no functional model, or has no such place.
-    """
-    if not hasattr(encoder, "_nodes_by_depth"):
-        raise UserError(
-            f"rematerialize needs an encoder made as tf.keras.Model(inputs, outputs); received a "
-            f"{type(encoder).__name__}."
-        )
-    nodes = [
-        node
-        for depth in sorted(encoder._nodes_by_depth, reverse=True)
-        for node in encoder._nodes_by_depth[depth]
-        if not node.is_input
-    ]
-    readers: dict[int, list[int]] = {}
-    for position, node in enumerate(nodes):
-        for tensor in tf.nest.flatten(node.keras_inputs):
-            readers.setdefault(id(tensor), []).append(position)
-    # A tensor is alone when nothing made before it is read after it.
-    last_read, cuts = max(readers[id(encoder.input)]), []
-    for position, node in enumerate(nodes):
-        outputs = tf.nest.flatten(node.outputs)
-        reading = [reader for tensor in outputs for reader in readers.get(id(tensor), [])]
-        begins = len(reading) > 1 or any(_is_composite(nodes[i].layer) for i in reading)
-        if last_read <= position and begins and len(outputs) == 1:
-            cuts.append(outputs[0])
-        last_read = max([last_read, *reading])
-    if not cuts:
-        raise UserError(
-            f"rematerialize found no residual blocks in encoder {encoder.name!r}; use "
-            "micro_batch_size instead."
-        )
-    ends = zip([encoder.input, *cuts], [*cuts, encoder.output])
-    return [tf.keras.Model(begin, end) for begin, end in ends]
-
-
 def read(variables: list[tf.Variable]) -> list[tf.Tensor]:
     """Their values now, whatever is assigned later."""
     return [tf.identity(variable.read_value()) for variable in variables]
@@ -285,10 +176,6 @@ def _run(segment, x):
     for layer in segment:
         x = layer(x, training=True)
     return x
-
-
-def _is_composite(layer):
-    return any(True for _ in layer._flatten_layers(include_self=False))
 
 
 def _trainable(segment):

@@ -9,7 +9,9 @@ from tf_simclr.distribute import num_replicas
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import synchronize_batch_norm
 from tf_simclr.models.heads import ProjectionHead
-from tf_simclr.models.recompute import Network, Parts, forward, penalties, segments_of
+from tf_simclr.models.micro_batches import Parts
+from tf_simclr.models.recompute import Network, forward, penalties
+from tf_simclr.models.segments import segments_of
 
 _UNIFORMITY_ROWS = 512  # Embeddings that the uniformity metric looks at; its cost is quadratic.
 

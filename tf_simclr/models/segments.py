@@ -1,0 +1,53 @@
+"""An encoder's blocks, found in its graph: where rematerialisation may cut it."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_simclr.errors import UserError
+
+
+def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
+    """An encoder in segments that begin where its blocks begin; they share the encoder's weights.
+
+    A residual or dense block begins where a tensor, alone, is read by several layers, or by a layer
+    that is made of layers.
+
+    Raises:
+      UserError: the encoder is no functional model, or has no such place.
+    """
+    if not hasattr(encoder, "_nodes_by_depth"):
+        raise UserError(
+            f"rematerialize needs an encoder made as tf.keras.Model(inputs, outputs); received a "
+            f"{type(encoder).__name__}."
+        )
+    nodes = [
+        node
+        for depth in sorted(encoder._nodes_by_depth, reverse=True)
+        for node in encoder._nodes_by_depth[depth]
+        if not node.is_input
+    ]
+    readers: dict[int, list[int]] = {}
+    for position, node in enumerate(nodes):
+        for tensor in tf.nest.flatten(node.keras_inputs):
+            readers.setdefault(id(tensor), []).append(position)
+    # A tensor is alone when nothing made before it is read after it.
+    last_read, cuts = max(readers[id(encoder.input)]), []
+    for position, node in enumerate(nodes):
+        outputs = tf.nest.flatten(node.outputs)
+        reading = [reader for tensor in outputs for reader in readers.get(id(tensor), [])]
+        begins = len(reading) > 1 or any(_is_composite(nodes[i].layer) for i in reading)
+        if last_read <= position and begins and len(outputs) == 1:
+            cuts.append(outputs[0])
+        last_read = max([last_read, *reading])
+    if not cuts:
+        raise UserError(
+            f"rematerialize found no residual blocks in encoder {encoder.name!r}; use "
+            "micro_batch_size instead."
+        )
+    ends = zip([encoder.input, *cuts], [*cuts, encoder.output])
+    return [tf.keras.Model(begin, end) for begin, end in ends]
+
+
+def _is_composite(layer):
+    return any(True for _ in layer._flatten_layers(include_self=False))
