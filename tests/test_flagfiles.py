@@ -68,7 +68,17 @@ def pretrained(tmp_path_factory):
     return folder / "w"
 
 
+def _slow_if_deep(path):
+    deep = "resnet152" in path.stem  # Minutes of tracing, however small its images.
+    return pytest.param(path, marks=pytest.mark.slow if deep else ())
+
+
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+def test_parses(path):
+    assert parse(f"--flagfile={path}", "--workdir=unused", "--init_from=unused").encoder
+
+
+@pytest.mark.parametrize("path", map(_slow_if_deep, FLAGFILES), ids=lambda path: path.stem)
 def test_runs_one_step(path, small_data, pretrained, tmp_path):
     (tmp_path / "shrunk.flags").write_text(SHRUNK)
     arguments = [f"--flagfile={path}", f"--flagfile={tmp_path / 'shrunk.flags'}"]

@@ -179,8 +179,10 @@ def test_dropout_under_several_replicas():
     assert moved[0] == moved[1] > 0  # As far as one pass moves it, each step.
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("options", [{"micro_batch_size": 6}, {"rematerialize": True}])
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [("mixed_bfloat16", {"micro_batch_size": 6}), ("mixed_float16", {"rematerialize": True})],
+)
 def test_mixed_precision(policy, options):
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
@@ -190,8 +192,10 @@ def test_mixed_precision(policy, options):
         tf.keras.mixed_precision.set_global_policy("float32")
 
 
-@pytest.mark.parametrize("options", [{"micro_batch_size": 6}, {"rematerialize": True}])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("options", "jit_compile"),
+    [({"micro_batch_size": 6}, False), ({"rematerialize": True}, True)],
+)
 def test_an_overflow_skips_the_step_and_keeps_the_statistics(options, jit_compile):
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
