@@ -8,7 +8,6 @@ of google-research/simclr, whose `data_util` then takes turns with ours on the s
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_simclr
-from benchmarks.timing import in_turns, rate, report
+from benchmarks.timing import flags, in_turns, rate, report
 
 BATCH = {32: 256, 224: 64}
 
@@ -74,11 +73,7 @@ def _decode(path):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", help="folder of JPEG files")
-    parser.add_argument("--peer", help="directory tf2/ of google-research/simclr")
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = flags(__doc__).parse_args()
     data_util = None
     if arguments.peer:
         sys.path.insert(0, arguments.peer)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
 import sys
 import time
 
@@ -23,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_simclr
-from benchmarks.timing import in_turns, report
+from benchmarks.memory import figures_of, peak_mib
+from benchmarks.timing import flags, in_turns, report
 
 # Encoder, pixels, the large batch, a batch where both fit, images in a micro-batch.
 CASES = {"small": ("resnet18", 32, 8192, 256, 128), "large": ("resnet50", 224, 256, 16, 8)}
@@ -60,20 +59,12 @@ def large_step(case: str) -> None:
     encoder, size, images, _, micro = CASES[case]
     batch, step = batch_of(images, size), step_of(encoder, size, micro_batch_size=micro)
     step.trace(batch)
-    print(seconds(step, batch), _peak_gib())
-
-
-def _peak_gib() -> float:
-    with open("/proc/self/status") as file:
-        return int(re.search(r"VmHWM:\s*(\d+)", file.read())[1]) / 2**20
+    print(seconds(step, batch), peak_mib() / 1024)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags(__doc__)
     parser.add_argument("--cases", default="small,large")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--peer", help="not used; `make bench` gives it to all")
-    parser.add_argument("--photos", help="not used; `make bench` gives it to all")
     parser.add_argument("--large-step", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.large_step:
@@ -82,9 +73,8 @@ def main() -> None:
     figures = {}
     for case in arguments.cases.split(","):
         encoder, size, images, both_fit, micro = CASES[case]
-        command = [sys.executable, __file__, f"--large-step={case}"]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        figures[f"{case}_seconds"], figures[f"{case}_gib"] = map(float, output.split()[-2:])
+        alone = figures_of(__file__, f"--large-step={case}")
+        figures[f"{case}_seconds"], figures[f"{case}_gib"] = alone
         batch = batch_of(both_fit, size)
         steps = {
             "plain": step_of(encoder, size),

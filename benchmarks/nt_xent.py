@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
 import sys
 import time
 
@@ -21,7 +19,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 import tensorflow as tf
 
-from benchmarks.timing import in_turns, report
+from benchmarks.memory import figures_of, forget_peak, peak_mib, resident_mib
+from benchmarks.timing import flags, in_turns, report
 from tf_simclr import losses
 from tf_simclr.losses import negatives
 
@@ -88,34 +87,23 @@ def extra_mebibytes(run, z_a, z_b) -> float:
     tf.function(tf.identity, jit_compile=True)(z_a)  # XLA's compiler, which any step loads.
     run(*embeddings(8))
     run.get_concrete_function(z_a, z_b)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # Forget the peak so far.
-    before = _status("VmRSS")
+    forget_peak()
+    before = resident_mib()
     run(z_a, z_b)[0].numpy()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(field: str) -> int:
-    with open("/proc/self/status") as file:
-        return int(re.search(rf"{field}:\s*(\d+)", file.read())[1])
+    return peak_mib() - before
 
 
 def memory_of(name: str, pairs: int, peer: str | None) -> float:
     """`extra_mebibytes` in a process of its own."""
-    command = [sys.executable, __file__, f"--memory-of={name}", f"--pairs={pairs}"]
-    output = subprocess.run(
-        command + ([f"--peer={peer}"] if peer else []), check=True, capture_output=True, text=True
-    ).stdout
-    return float(output.split()[-1])
+    command = [__file__, f"--memory-of={name}", f"--pairs={pairs}"]
+    [figure] = figures_of(*command, *([f"--peer={peer}"] if peer else []))
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", help="directory tf2/ of google-research/simclr")
-    parser.add_argument("--photos", help="not used; `make bench` gives it to all")
+    parser = flags(__doc__)
     parser.add_argument("--pairs", default="512,4096")
     parser.add_argument("--largest", type=int, default=65536)
-    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     losses_of = contestants(arguments.peer)

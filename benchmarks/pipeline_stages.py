@@ -9,7 +9,6 @@ one view of 224 px, mirrored by a slice and by a gather; `resize_*` one view fro
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import statistics
@@ -23,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_simclr
-from benchmarks.timing import report
+from benchmarks.timing import flags, report
 from tf_simclr.augment import views as views_module
 from tf_simclr.data import pipeline
 from tf_simclr.data.parameters import ViewOptions, draw_views, example_indices
@@ -112,11 +111,7 @@ def operations(runs: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", help="folder of JPEG files")
-    parser.add_argument("--peer", help="not used: this file is about our own stages")
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = flags(__doc__).parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 

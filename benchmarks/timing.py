@@ -1,12 +1,24 @@
-"""Timing for the benchmarks: contestants in turns, medians, one JSON line."""
+"""What the benchmarks share: their flags, contestants in turns, medians, one JSON line."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
 import time
 from collections.abc import Callable
+
+
+def flags(description: str) -> argparse.ArgumentParser:
+    """What `make bench` gives to every benchmark, of use to it or not, and the number of runs."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", help="folder of JPEG files")
+    parser.add_argument("--peer", help="directory tf2/ of a checkout of google-research/simclr")
+    parser.add_argument("--runs", type=int, default=5)
+    return parser
 
 
 def in_turns(contestants: dict[str, Callable[[], float]], runs: int = 5) -> dict[str, float]:

@@ -10,7 +10,6 @@ google-research/simclr: its model, loss and LARS on float views, its augmentatio
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_simclr
-from benchmarks.timing import in_turns, report
+from benchmarks.timing import flags, in_turns, report
 
 PAIRS, SIZE, STEPS = 128, 32, 3
 
@@ -89,11 +88,7 @@ def milliseconds(step) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", help="directory tf2/ of google-research/simclr")
-    parser.add_argument("--photos", help="not used; `make bench` gives it to all")
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = flags(__doc__).parse_args()
     steps = {"ours": ours(), "bare": bare()}
     if arguments.peer:
         steps["peer"] = peers(arguments.peer)

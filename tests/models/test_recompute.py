@@ -169,14 +169,25 @@ def test_dropout_under_several_replicas():
     batch = strategy.experimental_distribute_values_from_function(
         lambda c: tuple(tf.constant(v[c.replica_id_in_sync_group]) for v in rows)
     )
-    # With the gradient as it is before the replicas' are added, and as the loss without dropping.
-    before = model.encoder.layers[3]._random_generator._generator.state
-    states = [strategy.experimental_local_results(before)[0].numpy()]
-    for _ in range(2):
-        tf.function(lambda data: strategy.run(model.train_step, (data,)))(batch)
-        states.append(strategy.experimental_local_results(before)[0].numpy())
-    moved = [later[0] - earlier[0] for earlier, later in zip(states, states[1:])]
-    assert moved[0] == moved[1] > 0  # As far as one pass moves it, each step.
+
+    def first_dropout(encoder):
+        return next(part for part in encoder.layers if isinstance(part, layers.Dropout))
+
+    layer, alone = first_dropout(model.encoder), first_dropout(network(dropout=0.5)[0])
+
+    def position():
+        state = layer._random_generator._generator.state
+        return [int(s[0]) for s in strategy.experimental_local_results(state)]
+
+    start = position()
+    tf.function(lambda data: strategy.run(model.train_step, (data,)))(batch)
+    moved = [after - before for after, before in zip(position(), start)]
+    make_replayable(alone)
+    before = int(alone._random_generator._generator.state[0])
+    alone(tf.zeros([4, 8]), training=True)
+    one_draw = int(alone._random_generator._generator.state[0]) - before
+    # Each replica's two parts draw once: the second pass draws the same again.
+    assert moved == [2 * one_draw] * 2 and one_draw > 0
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ def without_bad(source: Source, known_bad: Iterable[int] = ()) -> Source:
         return source
     names = [source.describe(index) for index in np.flatnonzero(bad)]
     if bad.all():
-        raise UserError(f"none of {len(bad)} images can be decoded: {_listed(names)}.")
+        raise UserError(f"none of {len(bad)} images can be decoded: {listed(names)}.")
     logging.warning(
         "Left out %d of %d images, which cannot be decoded: %s",
         len(names),
         len(bad),
-        _listed(names),
+        listed(names),
     )
     part = source.take(np.flatnonzero(~bad))
     part.bad_images = names
@@ -73,12 +73,12 @@ def without_bad(source: Source, known_bad: Iterable[int] = ()) -> Source:
 def bad_images_error(names: list[str], count: int) -> UserError:
     """Says which of `count` images cannot be decoded, and what to do."""
     return UserError(
-        f"{len(names)} of {count} files cannot be decoded: {_listed(names)}. "
+        f"{len(names)} of {count} files cannot be decoded: {listed(names)}. "
         "Remove them, or pass --skip_bad_images to train on the others."
     )
 
 
-def _listed(names):
+def listed(names: list[str]) -> str:
     """The first few of a list, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -5,7 +5,6 @@ Everything here is computed in float32 whatever the embeddings' dtype.
 
 from tf_simclr.losses.nt_xent import (
     NTXent,
-    NTXentOutput,
     chance_level,
     check_temperature,
     nt_xent,
@@ -15,7 +14,6 @@ from tf_simclr.losses.spread import alignment, embedding_std, uniformity
 
 __all__ = [
     "NTXent",
-    "NTXentOutput",
     "alignment",
     "chance_level",
     "check_temperature",

@@ -18,11 +18,11 @@ def forward(u, others, bar):
 
 def backward(u, others, mine, theirs):
     """dL/du [M, D] from (log Z, dL/dlog Z) of own rows [M, 2] and of the others'."""
-    own = _softmax(_own_logits(u), mine)
-    gradient = tf.matmul(own + tf.transpose(own), u)
-    logits = tf.matmul(u, others, transpose_b=True)
-    mutual = _softmax(logits, mine) + tf.transpose(_softmax(tf.transpose(logits), theirs))
-    return gradient + tf.matmul(mutual, others)
+    own, across = _own_logits(u), tf.matmul(u, others, transpose_b=True)
+    of_rows = _softmax(own, *tf.split(mine, 2, axis=1))
+    of_others = _softmax(across, *tf.split(tf.transpose(theirs), 2))
+    mutual = _softmax(across, *tf.split(mine, 2, axis=1)) + of_others
+    return tf.matmul(of_rows + tf.transpose(of_rows), u) + tf.matmul(mutual, others)
 
 
 def _own_logits(u):
@@ -31,7 +31,6 @@ def _own_logits(u):
     return tf.where(same, _MASKED, tf.matmul(u, u, transpose_b=True))
 
 
-def _softmax(logits, rows):
-    """Softmax over the columns, times each row's upstream gradient."""
-    log_z, upstream = tf.split(rows, 2, axis=1)
+def _softmax(logits, log_z, upstream):
+    """Softmax over the columns, or the rows, times the upstream gradient of each."""
     return tf.exp(logits - log_z) * upstream

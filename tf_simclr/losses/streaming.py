@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_simclr.distribute import has_accelerator
 
 LARGEST_LOGIT = 50.0
-"""exp(50) times a million columns, and one by that times a million rows, are float32's numbers."""
+"""A million exponentials of it, and what one by their sum is to a million rows, fit float32."""
 
 _MOST_ROWS = 520
 """Of a block, about: more are faster, fewer take less memory."""
@@ -192,7 +192,7 @@ def _weight(rows):
 
 
 def _compiled_on_cpu(function):
-    """XLA makes one pass of it, with the host's widest registers: a third off the loss.
+    """XLA makes one pass over the tile of it, with the widest registers that the host has.
 
     Elsewhere plain operations: a TPU compiles the whole step, and GPUs often lack XLA's libraries.
     """

@@ -30,10 +30,11 @@ class Parts:
         if size is None:
             return
         if n is None or n % size:
+            has = f"{n} images."
+            if n is None:
+                has = "a size unknown in advance. Batch with drop_remainder=True."
             raise UserError(
-                f"micro_batch_size={size} must divide the batch of a replica, which has "
-                f"{'a size unknown in advance' if n is None else f'{n} images'}. "
-                + ("Batch with drop_remainder=True." if n is None else "")
+                f"micro_batch_size={size} must divide the batch of a replica, which has {has}"
             )
         self.count = n // size
 
@@ -60,8 +61,6 @@ class Parts:
 
     def sum(self, function: Callable, like: list) -> list[tf.Tensor]:
         """The sum over the parts of `function`, which returns tensors shaped as `like`."""
-        if self.count == 1:
-            return function(self[0])
 
         def add(i, total):
             return [i + 1, [a + b for a, b in zip(total, function(self[i]))]]

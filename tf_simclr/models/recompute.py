@@ -115,13 +115,11 @@ def forward(network: Network, batch, views_of: Callable, size: int | None):
     if parts.count == 1:
         trail = network.enter(views_of(batch))
         z_a, z_b = tf.split(network.leave(trail), 2)
-        return (
-            z_a,
-            z_b,
-            lambda dz_a, dz_b, penalty_share: network.gradients(
-                trail, tf.concat([dz_a, dz_b], axis=0), penalty_share
-            ),
-        )
+
+        def backward_whole(dz_a, dz_b, penalty_share):
+            return network.gradients(trail, tf.concat([dz_a, dz_b], axis=0), penalty_share)
+
+        return z_a, z_b, backward_whole
 
     before = read(network.state)
     z_a, z_b = parts.map(
@@ -129,7 +127,7 @@ def forward(network: Network, batch, views_of: Callable, size: int | None):
         (tf.float32, tf.float32),
     )
 
-    def backward(dz_a, dz_b, penalty_share):
+    def backward_by_parts(dz_a, dz_b, penalty_share):
         def of_part(part):
             batch, *upstream = part
             trail = network.enter(views_of(batch))
@@ -138,7 +136,7 @@ def forward(network: Network, batch, views_of: Callable, size: int | None):
         write(network.state, before)
         return Parts((batch, dz_a, dz_b), size).sum(of_part, like=network.variables)
 
-    return z_a, z_b, backward
+    return z_a, z_b, backward_by_parts
 
 
 def read(variables: list[tf.Variable]) -> list[tf.Tensor]:
@@ -183,7 +181,10 @@ def _trainable(segment):
 
 
 def _state(segment):
-    """Moving statistics, and the states of random generators (`make_replayable`)."""
+    """Moving statistics, and the states of random generators (`make_replayable`).
+
+    Weights of frozen layers are among them, as Keras does not tell them from statistics.
+    """
     parts = [part for layer in segment for part in (layer, *layer.submodules)]
     generators = [getattr(getattr(p, "_random_generator", None), "_generator", None) for p in parts]
     moving = [variable for layer in segment for variable in layer.non_trainable_variables]

@@ -124,7 +124,8 @@ class SimCLR(tf.keras.Model):
 
     def train_step(self, data):
         batch, labelled = self._inputs(data)
-        step = self._minimize if self._network is None else self._minimize_recomputing
+        recompute = self.rematerialize or Parts(batch, self.micro_batch_size).count > 1
+        step = self._minimize_recomputing if recompute else self._minimize
         self._observe(*step(batch))
         if labelled is not None:
             self._train_probe(*labelled)

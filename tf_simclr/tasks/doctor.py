@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_simclr import losses
 from tf_simclr.config import Config
-from tf_simclr.data.bad_images import find_bad_images
+from tf_simclr.data.bad_images import find_bad_images, listed
 from tf_simclr.data.decoding import MAX_PIXELS, image_size
 from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import require_labels, two_view_dataset
@@ -23,8 +23,8 @@ _SIZES_READ = 1000
 _TRACED = (64, 128)  # Images in the steps that are traced: memory is linear in them.
 _SHARE = 0.9  # Of the free memory that a step may take.
 _GIB = 2**30
-# Beyond the tensors: scratch space in kernels, the allocator's gaps, compiled code. Measured on a
-# CPU with ResNet-18 and ResNet-50 (docs/architecture.md).
+# Beyond the tensors: scratch space in kernels, the allocator's gaps, compiled code
+# (benchmarks/step_memory.py).
 _SCRATCH, _PROCESS = 1.15, 0.3 * _GIB
 
 
@@ -67,7 +67,6 @@ class Need:
       per_image: activations.
       per_stored_image: an image of the batch that waits for its turn: its two views as they come.
       loss: NT-Xent, as on one replica.
-      gradients: a sum of gradients.
     """
 
     parameters: int
@@ -76,7 +75,6 @@ class Need:
     per_image: int
     per_stored_image: int
     loss: int
-    gradients: int
 
     @classmethod
     def of(cls, config: Config, source: Source, plan) -> Need:
@@ -97,7 +95,6 @@ class Need:
         per_image = (high - low) // (_TRACED[1] - _TRACED[0])
         z = tf.TensorSpec([config.train_batch_size, config.proj_out_dim])
         variables = [*model.variables, *model.optimizer.variables]
-        trainable = sum(_size(v) for v in model.learned_variables)
         return cls(
             parameters=sum(v.shape.num_elements() for v in model.learned_variables),
             variables=sum(_size(v) for v in {v.ref(): v for v in variables}.values()),
@@ -105,12 +102,12 @@ class Need:
             per_image=per_image,
             per_stored_image=2 * config.image_size**2 * source.channels,
             loss=peak_bytes(_loss_and_gradient.get_concrete_function(z, z, config.temperature)),
-            gradients=trainable,
         )
 
     def bytes(self, share: int, micro: int) -> int:
         """Of a step on `share` images, `micro` at a time."""
-        in_parts = 0 if micro == share else share * self.per_stored_image + 2 * self.gradients
+        # In parts: the batch waits, and there are a sum of gradients and the sum that replaces it.
+        in_parts = share * self.per_stored_image + 2 * 4 * self.parameters if micro < share else 0
         step = self.variables + self.fixed + micro * self.per_image + in_parts
         step = max(step, self.variables + in_parts + self.loss)
         return int(_SCRATCH * step + _PROCESS)
@@ -179,12 +176,11 @@ def _sizes(source):
 
 def _bad(source):
     if source.bad_images:
-        return f"{len(source.bad_images)} left out: {', '.join(source.bad_images[:5])}"
+        return f"{len(source.bad_images)} left out: {listed(source.bad_images)}"
     bad = find_bad_images(source)
     if not bad:
         return "none"
-    shown = ", ".join(bad[:5])
-    return f"{len(bad)}, which stop a run; --skip_bad_images leaves them out: {shown}"
+    return f"{len(bad)}, which stop a run; --skip_bad_images leaves them out: {listed(bad)}"
 
 
 def _divisors(number):
