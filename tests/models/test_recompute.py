@@ -184,7 +184,7 @@ def test_dropout_under_several_replicas():
     moved = [after - before for after, before in zip(position(), start)]
     make_replayable(alone)
     before = int(alone._random_generator._generator.state[0])
-    alone(tf.zeros([4, 8]), training=True)
+    alone(tf.zeros([2 * 6, SIZE, SIZE, 8]), training=True)  # The views of a part.
     one_draw = int(alone._random_generator._generator.state[0]) - before
     # Each replica's two parts draw once: the second pass draws the same again.
     assert moved == [2 * one_draw] * 2 and one_draw > 0
