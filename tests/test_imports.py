@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "__main__": {"main"},
     "__init__": set(),
     "distribute": set(),
-    "augment": {"distribute"},
+    "augment": set(),
     "losses": {"distribute"},
     "models": {"losses", "augment", "distribute"},
     "data": {"augment"},

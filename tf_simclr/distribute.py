@@ -87,11 +87,6 @@ def gather_others(x: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(own_first[n:], [rows, *x.shape[1:]])
 
 
-def has_accelerator() -> bool:
-    """Whether there is any device but CPUs."""
-    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
-
-
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes checkpoints, logs and exports."""
     resolver = strategy.cluster_resolver

@@ -119,7 +119,7 @@ def test_finished_views_do_not_depend_on_the_share(replicas, image_size, source)
 def test_both_forms_of_finish_views_agree(source, monkeypatch):
     batch = batches(source, image_size=48)[0]
     in_turn = finish_views(batch)
-    monkeypatch.setattr("tf_simclr.augment.views.has_accelerator", lambda: True)
+    monkeypatch.setattr("tf_simclr.augment.views._has_accelerator", lambda: True)
     together = finish_views({name: tf.constant(value) for name, value in batch.items()})
     np.testing.assert_allclose(in_turn, together, atol=1e-5)
 

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from tf_simclr.augment.blur import blur_one, blur_radius, blur_stack
 from tf_simclr.augment.color import jitter_one, jitter_planes, luma
-from tf_simclr.distribute import has_accelerator
 
 
 def finish_views(batch: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -23,8 +22,12 @@ def finish_views(batch: dict[str, tf.Tensor]) -> tf.Tensor:
       [2B, H, W, C] float32 in [0, 1]: all first views, then all second views.
     """
     shape = [None, *batch["images"].shape[2:]]
-    finish = _finish_together if has_accelerator() else _finish_in_turn
+    finish = _finish_together if _has_accelerator() else _finish_in_turn
     return tf.ensure_shape(finish(batch), shape)
+
+
+def _has_accelerator():
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
 
 
 def _views_and_parameters(batch):

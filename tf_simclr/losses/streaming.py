@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_simclr.distribute import has_accelerator
-
 LARGEST_LOGIT = 50.0
 """A million exponentials of it, and what one by their sum is to a million rows, fit float32."""
 
@@ -191,16 +189,6 @@ def _weight(rows):
     return upstream * tf.exp(-log_z)
 
 
-def _compiled_on_cpu(function):
-    """XLA makes one pass over the tile of it, with the widest registers that the host has.
-
-    Elsewhere plain operations: a TPU compiles the whole step, and GPUs often lack XLA's libraries.
-    """
-    compiled = tf.function(function, jit_compile=True)
-    return lambda *args: (function if has_accelerator() else compiled)(*args)
-
-
-@_compiled_on_cpu
 def _sums(logits, row_one, column_one):
     """Sums of the exponentials over columns and over rows, each weighed by `*_one`."""
     exponentials = tf.exp(logits)
@@ -208,7 +196,6 @@ def _sums(logits, row_one, column_one):
     return over_columns, tf.matmul(exponentials, row_one, transpose_a=True)
 
 
-@_compiled_on_cpu
 def _mutual(logits, row_weight, column_weight):
     """What a row and a column weigh for each other as negatives."""
     return tf.exp(logits) * (row_weight + tf.transpose(column_weight))
