@@ -247,9 +247,67 @@ def test_a_damaged_file_is_named_and_nothing_changes(name, harm, saved):
         with pytest.raises(UserError, match="ckpt-3.index does not exist"):
             restore(folder / "ckpt-3", **parts)
     else:
-        with pytest.raises(UserError, match=rf"{name[:12]}.*(damaged|missing).*Remove ckpt-3"):
+        with pytest.raises(UserError, match=rf"no checkpoint in .*{name[:12]}.*(damaged|missing)"):
             run.restore_latest()
     assert_same(state(parts), before)
+
+
+@pytest.mark.parametrize("name", ["ckpt-9.index", "ckpt-9.data-00000-of-00001"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "gone"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(name, harm, saved, caplog):
+    folder, parts = saved
+    before = state(parts)
+    run = RunCheckpoints(
+        folder, manifest=json.loads((folder / "manifest.json").read_text()), **parts
+    )
+    for variable in parts["encoder"].trainable_variables:
+        variable.assign_add(tf.ones_like(variable))
+    run.save(9)
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    harmed = {"cut": content[: len(content) // 2], "empty": b"", "flipped": content}
+    file.unlink() if harm == "gone" else file.write_bytes(harmed[harm])
+    left = contents(folder)
+    with caplog.at_level("WARNING"):
+        assert run.restore_latest() == 3
+    assert_same(state(parts), before)
+    told = "Going back to the checkpoint of step 3" in caplog.text
+    assert told == (not (name.endswith("index") and harm == "gone"))  # Without it, it is none.
+    assert contents(folder) == left
+    encoder = load_encoder_from(folder)
+    np.testing.assert_array_equal(encoder.get_weights()[0], parts["encoder"].get_weights()[0])
+
+
+def test_what_is_no_number_is_not_saved(saved):
+    folder, parts = saved
+    left = contents(folder)
+    parts["head"].bias.assign([1.0, np.nan, 1.0])
+    with pytest.raises(UserError, match="head/bias is NaN or infinite after step 5.*ckpt-3"):
+        RunCheckpoints(folder, **parts).save(5)
+    assert contents(folder) == left
+
+
+def test_misfits_are_left_where_that_is_allowed(tmp_path, caplog):
+    old = RunCheckpoints(tmp_path, encoder=small_encoder(), head=small_head())
+    old.save(4)
+    wide = tf.keras.layers.Dense(5, dtype="float32", name="head")
+    wide.build([None, 4])
+    initial = wide.get_weights()
+    new = RunCheckpoints(tmp_path, encoder=small_encoder(), head=wide)
+    with pytest.raises(UserError, match="does not fit"):
+        new.restore_latest()
+    with caplog.at_level("WARNING"):
+        assert new.restore_latest(allow_misfits=True) == 4
+    assert "2 are left as initialised: head/bias, head/kernel" in caplog.text
+    for a, b in zip(wide.get_weights(), initial):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(new.parts["encoder"].get_weights(), old.parts["encoder"].get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_the_newest_are_kept(tmp_path):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_simclr.config import Config
 from tf_simclr.data import folder as folder_module
+from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.sources import find_bad_images, open_source
 from tf_simclr.errors import UserError
+from tf_simclr.tasks.build import source_of
 
 
 def write(path, value=0, size=(5, 7)):
@@ -181,16 +184,89 @@ def test_says_what_is_wrong_with_the_folder(tmp_path, path, message):
 
 
 def test_links(tmp_path):
-    outside = write(tmp_path / "outside" / "0.png", 7).parent
     root = tmp_path / "root"
     write(root / "a" / "1.png", 1)
-    (root / "b").symlink_to(outside, target_is_directory=True)
+    write(root / "b" / "0.png", 7)
+    (root / "c").symlink_to(root / "b", target_is_directory=True)
+    (root / "a" / "2.png").symlink_to(root / "b" / "0.png")
     (root / "a" / "loop").symlink_to(root, target_is_directory=True)
-    source = open_source("folder", str(root))
-    assert names(source, root) == ["a/1.png", "b/0.png"] and values(source) == [1, 7]
-    (root / "a" / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "link").symlink_to(root, target_is_directory=True)
+    for folder in (root, tmp_path / "link"):
+        source = open_source("folder", str(folder))
+        assert names(source, folder) == ["a/1.png", "a/2.png", "b/0.png", "c/0.png"]
+        assert values(source) == [1, 7, 7, 7]
+    (root / "a" / "broken.jpg").symlink_to(root / "nowhere.jpg")
     with pytest.raises(UserError, match=r"broken\.jpg"):
         open_source("folder", str(root))
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A folder with links that lead out of it: to a file, a folder, and what only looks inside."""
+    outside = write(tmp_path / "root2" / "secret.png", 9)
+    root = tmp_path / "root"
+    write(root / "a" / "1.png", 1)
+    write(root / "b" / "2.png", 2)
+    (root / "a" / "file.png").symlink_to(outside)
+    (root / "a" / "relative.png").symlink_to("../../root2/secret.png")
+    (root / "c").symlink_to(outside.parent, target_is_directory=True)
+    (root / "b" / "twice.png").symlink_to(root / "a" / "file.png")
+    (root / "b" / "notes.txt").symlink_to(tmp_path / "notes.txt")  # No image: not told.
+    return root
+
+
+def test_links_out_are_passed_over_and_told(linked, caplog):
+    source = open_source("folder", str(linked))
+    assert values(source) == [1, 2] and source.class_names == ("a", "b")
+    (record,) = caplog.records
+    assert "Passed over 4 link(s)" in record.getMessage()
+    assert "a/file.png" in record.getMessage() and "--follow_links" in record.getMessage()
+    caplog.clear()
+    followed = open_source("folder", str(linked), follow_links=True)
+    assert values(followed) == [1, 9, 9, 2, 9, 9] and followed.class_names == ("a", "b", "c")
+    assert not caplog.records
+
+
+def test_splits_that_lead_out_are_none(linked, tmp_path):
+    whole = tmp_path / "whole"
+    write(whole / "train" / "0.png", 3)
+    (whole / "test").symlink_to(linked, target_is_directory=True)
+    assert values(open_source("folder", str(whole))) == [3]
+    with pytest.raises(UserError, match="no split 'test'.*whole/test; --follow_links"):
+        open_source("folder", str(whole), "test")
+    assert open_source("folder", str(whole), "test", follow_links=True).num_examples == 6
+
+
+def test_nothing_but_links_out(linked, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.png").symlink_to(linked / "a" / "1.png")
+    with pytest.raises(UserError, match=r"no image.*Passed over 1 link.*a\.png; --follow_links"):
+        open_source("folder", str(tmp_path / "links"))
+
+
+def test_plain_entries_cost_nothing_more(linked, monkeypatch):
+    asked = []
+    realpath = os.path.realpath
+    monkeypatch.setattr(
+        folder_module.os.path, "realpath", lambda path: asked.append(path) or realpath(path)
+    )
+    open_source("folder", str(linked))
+    assert not [path for path in asked if path.endswith((b"1.png", b"2.png"))]
+
+
+def test_the_flag_reaches_the_folder(linked):
+    settings = {"dataset": "folder", "data_dir": str(linked), "workdir": "w"}
+    assert source_of(Config(**settings), "train").num_examples == 2
+    assert source_of(Config(**settings, follow_links=True), "train").num_examples == 6
+
+
+def test_giant_files_are_bad(classes):
+    with open(classes / "ant" / "giant.png", "wb") as file:
+        file.truncate(MAX_BYTES + 1)  # A hole: takes no disk.
+    with pytest.raises(UserError, match=r"1 of 10 files .*500,000,000 bytes.*giant\.png"):
+        open_source("folder", str(classes))
+    source = open_source("folder", str(classes), skip_bad_images=True)
+    assert source.num_examples == 9 and source.bad_images == [str(classes / "ant" / "giant.png")]
 
 
 def damage(classes):

@@ -7,8 +7,9 @@ import os
 
 import tensorflow as tf
 
-from tf_simclr.checkpoints.files import MANIFEST, steps_in
-from tf_simclr.checkpoints.restoring import parts_in, restore
+from tf_simclr.checkpoints.files import MANIFEST
+from tf_simclr.checkpoints.harmless import check_config, check_keras_file
+from tf_simclr.checkpoints.restoring import newest_whole, parts_in, restore
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import plain_copy
 
@@ -28,7 +29,10 @@ def load_encoder_from(path) -> tf.keras.Model:
     Raises:
       UserError: none is there, with what was looked for; or it cannot be read.
     """
-    encoder = plain_copy(_find_encoder(os.fspath(path)))
+    try:
+        encoder = plain_copy(_find_encoder(os.fspath(path)))
+    except tf.errors.OpError as error:  # Storage that does not answer, or of an unknown scheme.
+        raise UserError(f"the encoder at {path!r} cannot be read: {error.message}") from error
     encoder.trainable = True
     return encoder
 
@@ -37,14 +41,15 @@ def _find_encoder(path: str) -> tf.keras.Model:
     if gfile.exists(path.removesuffix(".index") + ".index"):
         return _from_checkpoint(path.removesuffix(".index"))
     for directory in (os.path.join(path, "checkpoints"), path):
-        step = max(steps_in(directory), default=None)
+        step, encoder = newest_whole(directory, _from_checkpoint)
         if step is not None:
-            return _from_checkpoint(os.path.join(directory, f"ckpt-{step}"))
+            return encoder
     files = [path] if path.endswith(".keras") else []
     files += [os.path.join(path, name) for name in ("encoder.keras", "encoder/encoder.keras")]
     for file in files:
         if gfile.exists(file) and not gfile.isdir(file):
             try:
+                check_keras_file(file)
                 return tf.keras.models.load_model(file, compile=False, safe_mode=True)
             except Exception as error:  # A broken file can fail in any way.
                 raise UserError(f"{file} cannot be loaded: {error}") from error
@@ -60,7 +65,10 @@ def _from_checkpoint(path: str) -> tf.keras.Model:
     try:
         with gfile.GFile(file, "r") as opened:
             config = json.loads(opened.read())["encoder"]
+        check_config(config)
         encoder = tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
+        if not isinstance(encoder, tf.keras.Model):
+            raise TypeError(f"it holds {encoder!r}, no Keras model")
     except Exception as error:  # A missing, broken or foreign manifest can fail in any way.
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the encoder cannot be rebuilt from {file}: {reason}") from error

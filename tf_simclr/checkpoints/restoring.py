@@ -5,23 +5,28 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr.checkpoints.files import names_in
+from tf_simclr.checkpoints.files import names_in, steps_in
 from tf_simclr.errors import UserError
 
 gfile = tf.io.gfile
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_BOOKKEEPING = (_GRAPH, "save_counter" + _VALUE)
+_BOOKKEEPING = (_GRAPH, "save_counter" + VALUE)
 _LISTED = 20  # Variables of each kind that an error names.
 # What TensorFlow's reader raises on files that are no checkpoint, or half of one.
 _UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
+
+class Damaged(UserError):
+    """A file of a checkpoint is missing or damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,18 @@ class RestoreReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
+
+    def warn(self) -> None:
+        """Logs what was not restored, if anything."""
+        left = (*self.missing, *self.mismatched)
+        if left or self.unexpected:
+            logging.warning(
+                "Restored %d variables; %d are left as initialised: %s. %d of the checkpoint are "
+                "not used: %s.",
+                len(self.matched),
+                *(len(left), _few(left)),
+                *(len(self.unexpected), _few(self.unexpected)),
+            )
 
 
 def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
@@ -85,6 +102,37 @@ def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
     return report
 
 
+def newest_whole(directory: str, read: Callable[[str], Any]) -> tuple[int | None, Any]:
+    """Reads the newest checkpoint of a folder that is not damaged.
+
+    Args:
+      directory: the folder.
+      read: from a checkpoint's path to anything; raises `Damaged` where it cannot be read.
+
+    Returns:
+      Its step and what `read` gave; (None, None) where there is no checkpoint.
+
+    Raises:
+      UserError: every one is damaged, or what else `read` raises.
+    """
+    damaged = []
+    for step in reversed(steps_in(directory)):
+        try:
+            found = read(os.path.join(directory, f"ckpt-{step}"))
+        except Damaged as error:
+            damaged.append(error)
+            continue
+        for error in damaged:
+            logging.warning("Going back to the checkpoint of step %d: %s", step, error)
+        return step, found
+    if damaged:
+        raise UserError(
+            f"no checkpoint in {directory} can be read. Of the newest: {damaged[0]} Bring the "
+            "files back, or remove them all to start anew."
+        )
+    return None, None
+
+
 def parts_in(path: str) -> set[str]:
     """Names of the parts that a checkpoint holds."""
     return {_part_of(key) for key in _open(path)[1]}
@@ -107,7 +155,7 @@ def variable_paths(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
                 paths[id(child)] = f"{paths[id(node)]}/{name}".lstrip("/")
                 queue.append(child)
     variables = [node for node in nodes if isinstance(node, tf.Variable)]
-    found = {paths[id(variable)] + _VALUE: variable for variable in variables}
+    found = {paths[id(variable)] + VALUE: variable for variable in variables}
     for optimizer in nodes:
         if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
             for slot in optimizer.get_slot_names():
@@ -115,7 +163,7 @@ def variable_paths(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
                     value = _slot_of(optimizer, variable, slot)
                     if value is not None:
                         owner, by = paths[id(variable)], paths[id(optimizer)]
-                        found[f"{owner}{_SLOT}{by}/{slot}{_VALUE}"] = value
+                        found[f"{owner}{_SLOT}{by}/{slot}{VALUE}"] = value
     return found
 
 
@@ -142,6 +190,11 @@ def strategy_of(variables) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def _few(keys) -> str:
+    names = [key.removesuffix(VALUE) for key in keys[:_LISTED]]
+    return ", ".join(names + ["..."] * (len(keys) > _LISTED)) or "none"
+
+
 def _slot_of(optimizer, variable, name):
     try:
         return optimizer.get_slot(variable, name)
@@ -166,15 +219,12 @@ def _open(path: str):
     return reader, {name: (list(shapes[name]), dtypes[name].base_dtype.name) for name in names}
 
 
-def _damaged(path: str, suffix: str, error: Exception) -> UserError:
+def _damaged(path: str, suffix: str, error: Exception) -> Damaged:
     directory, name = os.path.split(path)
     files = [n for n in names_in(directory or ".") if n.startswith(name + suffix)]
     file = os.path.join(directory, files[0]) if files else f"{path}{suffix}*"
     reason = (getattr(error, "message", None) or str(error)).splitlines()[0].rstrip(".")
-    return UserError(
-        f"checkpoint file {file} is {'damaged' if files else 'missing'}: {reason}. "
-        f"Remove {name}.* to use the checkpoint before it, if there is one."
-    )
+    return Damaged(f"checkpoint file {file} is {'damaged' if files else 'missing'}: {reason}.")
 
 
 def _part_of(key: str) -> str:
@@ -189,7 +239,7 @@ def _refuse_misfits(path, report: RestoreReport, ignore: set[str], live: dict, s
         sides = ["checkpoint {} {}".format(*saved[key])] if key in saved else []
         if key in live:
             sides.append("model {} {} ({})".format(*_kind_of(live[key]), live[key].name))
-        return f"  {key.removesuffix(_VALUE)}: {', '.join(sides)}"
+        return f"  {key.removesuffix(VALUE)}: {', '.join(sides)}"
 
     lines = []
     for title, keys in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -9,7 +10,14 @@ import tempfile
 import tensorflow as tf
 
 from tf_simclr.checkpoints.files import MANIFEST, names_in, step_of, steps_in
-from tf_simclr.checkpoints.restoring import build_optimizers, restore, strategy_of, variable_paths
+from tf_simclr.checkpoints.restoring import (
+    VALUE,
+    build_optimizers,
+    newest_whole,
+    restore,
+    strategy_of,
+    variable_paths,
+)
 from tf_simclr.errors import UserError
 
 gfile = tf.io.gfile
@@ -49,14 +57,22 @@ class RunCheckpoints:
         """Step of the newest checkpoint; None where there is none."""
         return max(steps_in(self.directory), default=None)
 
+    def newest(self, before: int | None = None) -> str:
+        """The path of the newest checkpoint, or of the newest up to a step; "none" without one."""
+        steps = [step for step in steps_in(self.directory) if before is None or step <= before]
+        return os.path.join(self.directory, f"ckpt-{max(steps)}") if steps else "none"
+
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`, then removes all but the newest `keep`.
 
         Raises:
-          UserError: it could not be written; the older ones are untouched.
+          UserError: it could not be written, or a variable is NaN or infinite; the older ones are
+            untouched.
         """
         checkpoint = tf.train.Checkpoint(**self.parts)
-        strategy = strategy_of(variable_paths(checkpoint).values())
+        variables = variable_paths(checkpoint)
+        self._refuse_no_numbers(step, variables)
+        strategy = strategy_of(variables.values())
         if not strategy.extended.should_checkpoint:
             with tempfile.TemporaryDirectory() as scratch:
                 checkpoint.write(os.path.join(scratch, "ckpt"))
@@ -67,7 +83,8 @@ class RunCheckpoints:
             checkpoint.write(os.path.join(self.directory, f"tmp-{step}"))
             self._publish(step)
         except tf.errors.OpError as error:
-            self._remove(_is_temporary)
+            with contextlib.suppress(tf.errors.OpError):  # What is wrong may be wrong still.
+                self._remove(_is_temporary)
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.directory}: "
                 f"{error.message} The older ones are whole; make room or choose another folder."
@@ -76,19 +93,36 @@ class RunCheckpoints:
         kept = {step, *others[max(len(others) - self.keep + 1, 0) :]}
         self._remove(lambda name: step_of(name) not in kept | {None})
 
-    def restore_latest(self) -> int | None:
-        """Restores the newest checkpoint into the parts, all of it or nothing.
+    def restore_latest(self, allow_misfits: bool = False) -> int | None:
+        """Restores the newest checkpoint that is whole into the parts, all of it or nothing.
+
+        Damaged ones are passed over with a warning, and stay where they are.
+
+        Args:
+          allow_misfits: restore what fits and leave the rest as it is, with a warning.
 
         Returns:
           Its step; None where there is no checkpoint.
 
         Raises:
-          UserError: as `restore`.
+          UserError: as `restore`; or every checkpoint is damaged.
         """
-        step = self.latest_step()
-        if step is not None:
-            restore(os.path.join(self.directory, f"ckpt-{step}"), **self.parts)
+        ignore = self.parts if allow_misfits else ()
+        step, report = newest_whole(
+            self.directory, lambda path: restore(path, ignore=ignore, **self.parts)
+        )
+        if step is not None and allow_misfits:
+            report.warn()
         return step
+
+    def _refuse_no_numbers(self, step: int, variables: dict[str, tf.Variable]) -> None:
+        for name, variable in variables.items():
+            if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
+                raise UserError(
+                    f"{name.removesuffix(VALUE)} is NaN or infinite after step {step}, which is "
+                    f"not saved; the last checkpoint, from before, is kept: {self.newest()}. Try a "
+                    "lower --learning_rate, a longer --warmup_epochs, or --precision=float32."
+                )
 
     def _publish(self, step: int) -> None:
         """Gives the files of a checkpoint their names, the index last."""

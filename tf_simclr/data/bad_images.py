@@ -9,8 +9,9 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from tf_simclr.data.decoding import MAX_BYTES, MAX_PIXELS
 from tf_simclr.data.image_source import Source
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, printable
 
 _SHOWN = 5
 
@@ -73,7 +74,8 @@ def without_bad(source: Source, known_bad: Iterable[int] = ()) -> Source:
 def bad_images_error(names: list[str], count: int) -> UserError:
     """Says which of `count` images cannot be decoded, and what to do."""
     return UserError(
-        f"{len(names)} of {count} files cannot be decoded: {listed(names)}. "
+        f"{len(names)} of {count} files cannot be decoded, or are above {MAX_BYTES:,} bytes or "
+        f"{MAX_PIXELS:,} pixels: {listed(names)}. "
         "Remove them, or pass --skip_bad_images to train on the others."
     )
 
@@ -81,7 +83,7 @@ def bad_images_error(names: list[str], count: int) -> UserError:
 def listed(names: list[str]) -> str:
     """The first few of a list, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(map(printable, names[:_SHOWN])) + more
 
 
 def _bad_indices(source, indices=None):

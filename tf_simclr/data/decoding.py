@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+MAX_BYTES = 500_000_000  # Of a file, which is read into memory whole: larger ones are called bad.
 MAX_PIXELS = (
     100_000_000  # Larger ones are called bad: a header of a few bytes can ask for gigabytes.
 )
@@ -29,8 +30,10 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: damaged, of another format, or above `MAX_PIXELS`.
     """
-    pixels = tf.reduce_prod(image_size(contents))
-    limit = tf.constant(MAX_PIXELS, tf.int64)
+    contents = _first_frame(contents)
+    # In floating point: the product of two sides of 32 bits can exceed an int64.
+    pixels = tf.reduce_prod(tf.cast(image_size(contents), tf.float64))
+    limit = tf.constant(MAX_PIXELS, tf.float64)
     with tf.control_dependencies([tf.debugging.assert_less_equal(pixels, limit, _TOO_LARGE)]):
         contents = tf.identity(contents)
 
@@ -59,7 +62,7 @@ def image_size(contents: tf.Tensor) -> tf.Tensor:
       contents: scalar string, an image file.
 
     Returns:
-      int64 [2]; [0, 0] for what is no JPEG, PNG, GIF or BMP.
+      int64 [2]; [0, 0] for what is no JPEG, PNG, GIF or BMP. Of a GIF, that of its first frame.
     """
     header = _header(contents)
 
@@ -72,7 +75,9 @@ def image_size(contents: tf.Tensor) -> tf.Tensor:
         )
 
     def gif():
-        return tf.stack([_integer(header, 8, 2), _integer(header, 6, 2)])
+        start = tf.minimum(_gif_frame(contents), tf.strings.length(contents))
+        frame = _header(tf.strings.substr(contents, start, 10))
+        return tf.stack([_integer(frame, 7, 2), _integer(frame, 5, 2)])
 
     def bmp():
         height = _integer(header, 22, 4)  # Negative, in two's complement, when stored top down.
@@ -86,7 +91,9 @@ def image_size(contents: tf.Tensor) -> tf.Tensor:
 
 
 _MAGIC = (b"", b"\xff\xd8", b"\x89P", b"GI", b"BM")
-_BMP = 4
+_GIF, _BMP = 3, 4
+# Of a GIF, in pieces of up to 255 bytes: enough for any image, an end for pieces of one byte.
+_MAX_PIECES, _MAX_EXTENSION, _MAX_EXTENSIONS = 500_000, 20_000, 20
 _HEADER = 32
 
 
@@ -106,6 +113,57 @@ def _has_luma(contents):
         return False
 
     return tf.switch_case(_format(contents), [never, jpeg, lambda: True, never, never])
+
+
+def _first_frame(contents):
+    """A GIF without all but its first frame: the decoder would decode each and keep one."""
+
+    def cut():
+        start = _gif_frame(contents)
+        pieces = start + 11 + _palette_bytes(_byte(contents, start + 9))
+        end = tf.cond(
+            _byte(contents, start) == ord(","),
+            lambda: _pieces_end(contents, pieces, _MAX_PIECES),
+            lambda: 0,  # No frame, or behind more than any encoder writes: damaged.
+        )
+        return tf.strings.substr(contents, 0, end) + b";"
+
+    return tf.cond(_format(contents) == _GIF, cut, lambda: contents)
+
+
+def _gif_frame(contents):
+    """Where the first frame of a GIF begins, int32; where it has none, no "," is there.
+
+    A GIF is a header, blocks, and ";". A block is "!" and a label (an extension), or "," with a
+    size and perhaps a palette (a frame); then pieces behind their lengths, the last empty.
+    """
+    return tf.while_loop(
+        lambda place: _byte(contents, place) == ord("!"),
+        lambda place: [_pieces_end(contents, place + 2, _MAX_EXTENSION)],
+        [13 + _palette_bytes(_byte(contents, 10))],
+        maximum_iterations=_MAX_EXTENSIONS,
+    )[0]
+
+
+def _pieces_end(contents, place, most):
+    """The place behind the last piece."""
+    last = tf.while_loop(
+        lambda place: _byte(contents, place) > 0,
+        lambda place: [place + 1 + _byte(contents, place)],
+        [place],
+        maximum_iterations=most,
+    )[0]
+    return last + 1
+
+
+def _palette_bytes(flags):
+    return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
+
+
+def _byte(contents, place):
+    """A byte as int32; 0 behind the end."""
+    piece = tf.strings.substr(contents, tf.minimum(place, tf.strings.length(contents)), 1)
+    return tf.cast(tf.io.decode_raw(piece, tf.uint8, fixed_length=1)[0], tf.int32)
 
 
 def _header(contents):

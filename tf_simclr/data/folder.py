@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_simclr.data.bad_images import listed
+from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.errors import UserError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "gif", "bmp")
@@ -33,22 +35,25 @@ class ImageFolder:
 
     A folder with `train` and `test` (or `val`, `validation`) in it has these as its splits; any
     other is one set, the split "train". The first level of sub-folders are the classes, if there
-    are two or more and no image lies beside them. Hidden files and folders are passed over.
+    are two or more and no image lies beside them. Hidden files and folders are passed over, and so
+    are symbolic links that lead out of the folder.
 
     Attributes:
       num_examples: N.
       class_names: a tuple, the same for every split; None without classes.
       labels: int64 [N], or None.
       fingerprint: hex, of relative names and sizes.
-      unreadable: indices of the files that are empty or links to nowhere.
+      unreadable: indices of the files that are empty, links to nowhere, or above `MAX_BYTES`
+        (of remote files the size is not known).
     """
 
-    def __init__(self, folder: str | None, split: str):
+    def __init__(self, folder: str | None, split: str, follow_links: bool = False):
         """Lists the files.
 
         Args:
           folder: its path; a remote one (gs://...) where TensorFlow can read it.
           split: a plain name, with no slice.
+          follow_links: whether to follow symbolic links out of the folder, too.
 
         Raises:
           UserError: no such folder, no such split, no image.
@@ -58,20 +63,23 @@ class ImageFolder:
         folder = os.path.expanduser(folder)
         if not tf.io.gfile.isdir(folder):
             raise UserError(f"data_dir={folder!r} is not a folder, or cannot be reached.")
-        root, siblings = _split_folder(os.fsencode(folder), split)
-        listed = _list_tree(root)
-        self.num_examples = sum(len(part.sizes) for part in listed)
+        scan = _Scan(os.fsencode(folder), follow_links)
+        root, siblings = _split_folder(scan, os.fsencode(folder), split)
+        parts = _list_tree(scan, root)
+        self.num_examples = sum(len(part.sizes) for part in parts)
         if not self.num_examples:
             raise UserError(
                 f"no image in {os.fsdecode(root)!r} or below it; looked for "
-                f"{', '.join('.' + extension for extension in EXTENSIONS)}."
+                f"{', '.join('.' + extension for extension in EXTENSIONS)}.{scan.passed_over()}"
             )
-        self.class_names, self.labels = _classes(listed, siblings)
+        self.class_names, self.labels = _classes(scan, parts, siblings)
+        if scan.outside:
+            logging.warning("%s", scan.passed_over().strip())
         self._root = root.rstrip(b"/") + b"/"
-        names = b"".join(part.names for part in listed)
-        lengths = np.concatenate([part.lengths for part in listed])
-        sizes = np.concatenate([part.sizes for part in listed])
-        self.unreadable = np.flatnonzero(sizes == 0)
+        names = b"".join(part.names for part in parts)
+        lengths = np.concatenate([part.lengths for part in parts])
+        sizes = np.concatenate([part.sizes for part in parts])
+        self.unreadable = np.flatnonzero((sizes == 0) | (sizes > MAX_BYTES))
         self.fingerprint = _fingerprint(names, lengths, sizes)
         with tf.device("CPU:0"):  # Where tf.data runs; on an accelerator each read would copy them.
             self._names = tf.constant(names)
@@ -105,9 +113,58 @@ class _Listing(NamedTuple):
     sizes: np.ndarray  # int64 [n], in bytes; 0: empty or unreadable, -1: unknown.
 
 
-def _split_folder(folder, split):
+class _Scan:
+    """Lists single folders; passes over links that lead out of the root, and remembers them."""
+
+    def __init__(self, root: bytes, follow_links: bool):
+        self.root = None if follow_links or b"://" in root else os.path.realpath(root)
+        self.outside: set[bytes] = set()
+
+    def __call__(self, folder: bytes):
+        """Yields (name, is a folder, size) of the images and folders in a folder."""
+        try:
+            if b"://" in folder:
+                yield from _scan_remote(folder)
+                return
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(b"."):
+                        continue
+                    is_folder = entry.is_dir()
+                    if not is_folder and not _is_image(entry.name):
+                        continue
+                    if entry.is_symlink() and self._leads_out(entry.path):
+                        continue
+                    yield entry.name, is_folder, 0 if is_folder else _size(entry)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"the folder {os.fsdecode(folder)!r} cannot be read: {error}"
+            ) from error
+
+    def passed_over(self) -> str:
+        """A sentence on the links passed over, with a space before it; "" where there were none."""
+        if not self.outside:
+            return ""
+        names = [os.fsdecode(path) for path in sorted(self.outside)]
+        return (
+            f" Passed over {len(names)} link(s) that lead out of {os.fsdecode(self.root)!r}: "
+            f"{listed(names)}; --follow_links follows them."
+        )
+
+    def _leads_out(self, path):
+        if self.root is None or _is_below(os.path.realpath(path), self.root):
+            return False
+        self.outside.add(path)
+        return True
+
+
+def _is_below(path, folder):
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def _split_folder(scan, folder, split):
     """(the folder of a split, the folders of the splits that share their classes with it)."""
-    entries = list(_scan(folder))
+    entries = list(scan(folder))
     folders = {name.lower(): name for name, is_folder, _ in entries if is_folder}
     names = {os.fsdecode(name) for name in folders}
     flat = any(not is_folder for _, is_folder, _ in entries)
@@ -117,7 +174,7 @@ def _split_folder(folder, split):
             raise UserError(
                 f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} is one set, "
                 "'train'. Put its images into sub-folders train and test, or hold out a slice: "
-                "--train_split='train[:90%]' --eval_split='train[90%:]'."
+                f"--train_split='train[:90%]' --eval_split='train[90%:]'.{scan.passed_over()}"
             )
         return folder, []
     paths = {os.fsdecode(key): os.path.join(folder, name) for key, name in folders.items()}
@@ -130,16 +187,17 @@ def _split_folder(folder, split):
     raise UserError(
         f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} has the splits "
         f"{', '.join(sorted(names, key=lambda name: (name != 'train', name)))}."
+        f"{scan.passed_over()}"
     )
 
 
-def _list_tree(root):
+def _list_tree(scan, root):
     """The listings of all folders below one, in the order of their names."""
     done, told = [], time.monotonic()
     waiting = [(b"", frozenset())]
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         while waiting:
-            results = pool.map(lambda folder: _list_folder(root, *folder), waiting)
+            results = pool.map(lambda folder: _list_folder(scan, root, *folder), waiting)
             waiting = []
             for listing, folders, above in results:
                 done.append(listing)
@@ -152,7 +210,7 @@ def _list_tree(root):
     return sorted(done, key=lambda listing: listing.folder.split(b"/"))
 
 
-def _list_folder(root, relative, above):
+def _list_folder(scan, root, relative, above):
     """(its listing, its sub-folders, the real paths of itself and of all folders above)."""
     here = os.path.join(root, relative) if relative else root
     real = here if b"://" in here else os.path.realpath(here)
@@ -160,7 +218,7 @@ def _list_folder(root, relative, above):
         return _Listing(relative, b"", np.zeros(0, np.int64), np.zeros(0, np.int64)), [], above
     prefix = relative + b"/" if relative else b""
     images, folders = [], []
-    for name, is_folder, size in _scan(here):
+    for name, is_folder, size in scan(here):
         if is_folder:
             folders.append(prefix + name)
         else:
@@ -170,24 +228,6 @@ def _list_folder(root, relative, above):
     lengths = np.array([len(name) for name in names], np.int64)
     sizes = np.array([size for _, size in images], np.int64)
     return _Listing(relative, b"".join(names), lengths, sizes), folders, above | {real}
-
-
-def _scan(folder):
-    """Yields (name, is a folder, size) of the images and folders in a folder."""
-    try:
-        if b"://" in folder:
-            yield from _scan_remote(folder)
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(b"."):
-                    continue
-                if entry.is_dir():
-                    yield entry.name, True, 0
-                elif _is_image(entry.name):
-                    yield entry.name, False, _size(entry)
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"the folder {os.fsdecode(folder)!r} cannot be read: {error}") from error
 
 
 def _scan_remote(folder):
@@ -217,22 +257,22 @@ def _is_image(name):
 _EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
 
 
-def _classes(listed, siblings):
+def _classes(scan, parts, siblings):
     """(class_names, labels), or (None, None).
 
     The names come from all splits: a class that is missing from one must not shift the others.
     """
-    of_listing = [listing.folder.split(b"/")[0] for listing in listed]
+    of_listing = [listing.folder.split(b"/")[0] for listing in parts]
     names = set(of_listing)
     for folder in siblings:
-        names |= {name for name, is_folder, _ in _scan(folder) if is_folder}
+        names |= {name for name, is_folder, _ in scan(folder) if is_folder}
     if len(names) < 2 or b"" in of_listing:
         return None, None
     names = sorted(names)
     place = {name: label for label, name in enumerate(names)}
     labels = np.repeat(
         np.array([place[name] for name in of_listing], np.int64),
-        [len(listing.sizes) for listing in listed],
+        [len(listing.sizes) for listing in parts],
     )
     return tuple(os.fsdecode(name) for name in names), labels
 

@@ -27,6 +27,7 @@ def open_source(
     *,
     channels: int | None = None,
     skip_bad_images: bool = False,
+    follow_links: bool = False,
 ) -> Source:
     """Opens a data set.
 
@@ -38,6 +39,7 @@ def open_source(
         folders and digits are cut after a fixed shuffle, as they are often sorted by class.
       channels: 1 or 3; None: as TFDS or the digits have it, 3 for a folder.
       skip_bad_images: decode every file of a folder once, and leave out those that fail.
+      follow_links: follow symbolic links that lead out of a folder of images, too.
 
     Returns:
       The source.
@@ -51,14 +53,14 @@ def open_source(
         source = _digits(split)
         return source if channels in (None, 1) else _in_channels(source, channels)
     if name == "folder":
-        return _folder(data_dir, split, channels or 3, skip_bad_images)
+        return _folder(data_dir, split, channels or 3, skip_bad_images, follow_links)
     builder = find_builder(name, data_dir, _BUILT_IN)
     return _prepared(name, PreparedSet(builder, split), split, channels)
 
 
-def _folder(data_dir, split, channels, skip_bad_images):
+def _folder(data_dir, split, channels, skip_bad_images, follow_links):
     name, bounds = parse_split(split)
-    folder = ImageFolder(data_dir, name)
+    folder = ImageFolder(data_dir, name, follow_links)
     source = Source(
         f"folder {os.path.basename(os.path.abspath(data_dir))}",
         split,

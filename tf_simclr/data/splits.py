@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_simclr.errors import UserError
 
-_PATTERN = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+_PATTERN = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<start>-?\d{1,18}%?)?:(?P<stop>-?\d{1,18}%?)?\])?")
 _SEED = 20200213  # Of the order slices are cut from; changing it changes everybody's hold-out.
 
 

@@ -11,6 +11,6 @@ An exported folder needs no tf_simclr. It holds
   card.md, card.json           what it was trained on, what goes in, what comes out
 """
 
-from tf_simclr.export.saved_model import export_encoder, load_encoder
+from tf_simclr.export.saved_model import export_encoder, load_encoder, write_keras
 
-__all__ = ["export_encoder", "load_encoder"]
+__all__ = ["export_encoder", "load_encoder", "write_keras"]

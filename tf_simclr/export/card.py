@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import tensorflow as tf
 
 from tf_simclr import __version__
+from tf_simclr.errors import printable
 from tf_simclr.models.encoders import endpoint_tensors
 
 
@@ -42,7 +44,7 @@ def card_of(
 def markdown(card: str) -> str:
     """The card for people."""
     facts = json.loads(card)
-    return f"""# Encoder {facts["encoder"]}
+    return f"""# Encoder {_literal(facts["encoder"])}
 
 Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimCLR \
 (arXiv:2002.05709) by tf_simclr.
@@ -67,14 +69,22 @@ def _bullets(facts: dict, depth: int = 0) -> str:
     """Nested facts as nested list items."""
     lines = []
     for name, value in facts.items():
-        head = f"{'  ' * depth}- **{name}**:"
+        head = f"{'  ' * depth}- **{_literal(name)}**:"
         if isinstance(value, dict):
             lines += [head, _bullets(value, depth + 1)] if value else []
         elif isinstance(value, list):
-            lines.append(f"{head} {', '.join(map(str, value))}")
+            lines.append(f"{head} {_literal(', '.join(map(str, value)))}")
         else:
-            lines.append(f"{head} {f'{value:.4g}' if isinstance(value, float) else value}")
+            lines.append(
+                f"{head} {f'{value:.4g}' if isinstance(value, float) else _literal(value)}"
+            )
     return "\n".join(lines)
+
+
+def _literal(text) -> str:
+    """Text that Markdown shows as it is: no emphasis, code, HTML or link."""
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*~]|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def _jsonable(value):

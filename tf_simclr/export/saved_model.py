@@ -68,7 +68,7 @@ def export_encoder(
         if gfile.exists(new):
             gfile.rmtree(new)
         _write_saved_model(plain, new, image_size, crop_proportion)
-        _write_keras(plain, os.path.join(new, "encoder.keras"))
+        write_keras(plain, os.path.join(new, "encoder.keras"))
         for name, content in (("card.json", card), ("card.md", cards.markdown(card))):
             with gfile.GFile(os.path.join(new, name), "w") as file:
                 file.write(content)
@@ -164,11 +164,13 @@ def _write_saved_model(model, directory: str, size: int | None, crop_proportion:
     )
 
 
-def _write_keras(model: tf.keras.Model, path: str) -> None:
+def write_keras(model: tf.keras.Model, path: str) -> None:
+    """Writes a .keras file, local or of any scheme of `tf.io.gfile`, whole or not at all."""
     with tempfile.TemporaryDirectory() as scratch:  # Keras writes zip files to local disks only.
         local = os.path.join(scratch, "encoder.keras")
         model.save(local)
-        gfile.copy(local, path)
+        gfile.copy(local, path + ".tmp", overwrite=True)
+    gfile.rename(path + ".tmp", path, overwrite=True)
 
 
 def _images(model: tf.keras.Model) -> tf.TensorSpec:

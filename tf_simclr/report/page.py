@@ -11,10 +11,16 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from tf_simclr.errors import UserError
 from tf_simclr.report import pictures
 
 gfile = tf.io.gfile
 
+# What reading JSON of another shape, or no JSON, raises.
+_DAMAGED = (
+    *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
+    *(OSError, tf.errors.OpError),
+)
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
        padding: 0 1rem; }
@@ -36,7 +42,19 @@ def write_report(workdir: str) -> str:
 
     Returns:
       The path of the page.
+
+    Raises:
+      UserError: result.json or metrics.jsonl is damaged, or the page cannot be written.
     """
+    try:
+        return _write(workdir)
+    except _DAMAGED as error:
+        raise UserError(
+            f"{workdir}/report.html cannot be made from the files beside it: {error!r}"
+        ) from error
+
+
+def _write(workdir: str) -> str:
     flags = _text(workdir, "flags.resolved") or ""
     result = json.loads(_text(workdir, "result.json") or "{}")
     lines = [json.loads(line) for line in (_text(workdir, "metrics.jsonl") or "").splitlines()]
@@ -68,14 +86,16 @@ def write_report(workdir: str) -> str:
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
     path = os.path.join(workdir, "report.html")
-    with gfile.GFile(path + ".tmp", "w") as file:
-        file.write(page)
+    with gfile.GFile(path + ".tmp", "wb") as file:
+        file.write(page.encode("utf-8", "backslashreplace"))  # Surrogates are in no encoding.
     gfile.rename(path + ".tmp", path, overwrite=True)
     return path
 
 
 def _head(flags: str, lines: list[dict]) -> str:
-    settings = dict(line[2:].split("=", 1) for line in flags.splitlines() if line.startswith("--"))
+    settings = dict(
+        line[2:].partition("=")[::2] for line in flags.splitlines() if line.startswith("--")
+    )
     what = [settings.get(name, "") for name in ("dataset", "encoder")]
     done = "not trained yet"
     if lines:
@@ -139,4 +159,4 @@ def _bytes(workdir: str, name: str) -> bytes | None:
 
 def _text(workdir: str, name: str) -> str | None:
     content = _bytes(workdir, name)
-    return None if content is None else content.decode()
+    return None if content is None else content.decode("utf-8", "replace")

@@ -7,6 +7,8 @@ import io
 import numpy as np
 import tensorflow as tf
 
+from tf_simclr.errors import printable
+
 # Okabe & Ito's palette, told apart with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 _BY_FEATURES = {"trained encoder": BLUE, "random encoder": GREY, "raw pixels": ORANGE}
@@ -103,19 +105,20 @@ def map_of(features: dict[str, np.ndarray], labels, class_names) -> bytes:
     for ax, (name, h) in zip(axes, features.items()):
         perplexity = min(30, max(len(shown) // 4, 1))
         points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(h[shown])
-        for label, class_name in enumerate(class_names):
+        for label in range(len(class_names)):
             mine = points[labels[shown] == label]
             color = palette(label if len(class_names) <= 10 else label / len(class_names))
-            ax.scatter(
-                *mine.T, s=8, color=color, label=class_name if len(class_names) <= 20 else None
-            )
+            ax.scatter(*mine.T, s=8, color=color, label=f"class {label}")
         ax.set_title(name)
         ax.set_xticks([])
         ax.set_yticks([])
     if len(class_names) <= 20:
-        axes[-1].legend(
+        legend = axes[-1].legend(
             frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=2
         )
+        # Not as labels, which leave out names that begin with "_" and take "$" for mathematics.
+        for text, class_name in zip(legend.get_texts(), class_names):
+            text.set(text=printable(class_name), parse_math=False, usetex=False)
     return _png(figure)
 
 
