@@ -43,7 +43,7 @@ def small_data(monkeypatch):
     """Stands in for the recipe's data set: a few labelled images of the same kind."""
     images = np.random.default_rng(0).integers(0, 256, [24, 36, 36, 3], np.uint8)
 
-    def open_small(name, data_dir=None, split="train", *, channels=None, skip_bad_images=False):
+    def open_small(name, data_dir=None, split="train", **_):
         if name == "digits":
             return sources.open_source(name, split=split)
         return sources.array_source(images, labels=np.arange(24) % 2, name=name)

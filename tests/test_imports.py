@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "config": set(),
     "flag_defs": {"config"},
-    "main": {"flag_defs", "tasks", "distribute"},
+    "main": {"config", "flag_defs", "tasks", "distribute"},
     "__main__": {"main"},
     "__init__": set(),
     "distribute": set(),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import unicodedata
 from typing import Any
 
 from tf_simclr.errors import UserError, unknown_name
 
+TRAINING_MODES = ("pretrain", "finetune")  # The others run on one host only.
 MODES = ("pretrain", "knn_eval", "linear_eval", "finetune", "export", "doctor")
 
 
@@ -70,22 +72,42 @@ class Config:
         "Encoder to start from or to evaluate: a workdir, a checkpoint, an exported encoder or a "
         ".keras file. Empty: --workdir's own.",
     )
-    seed: int = _run(0, "Decides initial weights, order and augmentation.", low=0, alters_run=True)
+    seed: int = _run(
+        0,
+        "Decides initial weights, order and augmentation.",
+        low=0,
+        high=2**32 - 2,
+        alters_run=True,
+    )
     log_steps: int = _run(20, "Steps between two lines of metrics.jsonl.", low=1)
     checkpoint_steps: int = _run(
         0, "Steps between checkpoints; 0: --checkpoint_epochs decides.", low=0
     )
     checkpoint_epochs: int = _run(1, "Epochs between checkpoints.", low=1)
     keep_checkpoint_max: int = _run(5, "How many checkpoints to keep.", low=1)
+    max_run_time: float = _run(
+        0.0,
+        "Minutes after which the run saves and stops, with exit code 75; the same command goes on "
+        "with it. 0: no limit.",
+        low=0,
+    )
+    allow_changes: bool = _run(
+        False,
+        "Go on with the run in --workdir although settings, images or architecture differ: what "
+        "fits of its checkpoint is restored.",
+    )
 
     dataset: str = _data("digits", "digits, folder, or the name of a TFDS data set.")
     data_dir: str = _data("", "The folder of images, or TFDS's data directory.")
     train_split: str = _data("train", "Split to train on; slices such as train[:80%] work.")
     eval_split: str = _data("test", "Split to evaluate on.", alters_run=False)
-    image_size: int = _data(224, "Side of the views in pixels.", low=1)
+    image_size: int = _data(224, "Side of the views in pixels.", low=1, high=2**14)
     channels: int = _data(0, "Image channels; 0: as the data set has (a folder: 3).", low=0)
     skip_bad_images: bool = _data(
         False, "Check a folder's files; leave out and list what cannot be decoded."
+    )
+    follow_links: bool = _data(
+        False, "Follow symbolic links that lead out of --data_dir, the folder of images."
     )
     data_service: str = _data(
         "",
@@ -104,13 +126,15 @@ class Config:
     crop_area_min: float = _views(0.08, "Least share of the image in a crop.", low=1e-3, high=1)
 
     encoder: str = _model("resnet50", "resnet18 ... resnet200, or the name of a keras-cv backbone.")
-    width_multiplier: float = _model(1.0, "Width of the ResNet.", low=0.01)
+    width_multiplier: float = _model(1.0, "Width of the ResNet.", low=0.01, high=64)
     sk_ratio: float = _model(0.0, "Selective kernels; 0.0625 as SimCLRv2; 0: none.", low=0)
     se_ratio: float = _model(0.0, "Squeeze and excitation; 0: none.", low=0)
     batch_norm_decay: float = _model(0.9, "Decay of the moving statistics.", low=0, high=1)
     global_bn: bool = _model(True, "Batch statistics over all replicas.")
-    num_proj_layers: int = _model(3, "Layers of the projection head; 0: none, 1: linear.", low=0)
-    proj_out_dim: int = _model(128, "Width of the embedding z.", low=1)
+    num_proj_layers: int = _model(
+        3, "Layers of the projection head; 0: none, 1: linear.", low=0, high=100
+    )
+    proj_out_dim: int = _model(128, "Width of the embedding z.", low=1, high=2**16)
     temperature: float = _model(0.1, "Temperature of NT-Xent.", positive=True)
 
     train_batch_size: int = _train(512, "Global batch, in images.", low=2)
@@ -135,6 +159,20 @@ class Config:
     )
     momentum: float = _train(0.9, "Momentum of lars and momentum.", low=0, high=1)
     weight_decay: float = _train(1e-4, "Weight decay; kernels only.", low=0)
+    skip_bad_steps: int = _train(
+        0,
+        "How many steps between two lines of metrics.jsonl may have a gradient that is NaN or "
+        "infinite: their update is left out. 0: the run stops at the first.",
+        low=0,
+        alters_run=False,
+    )
+    on_trouble: str = _train(
+        "stop",
+        "What to do when three lines of metrics.jsonl in a row show that the embeddings collapse "
+        "or the loss diverges.",
+        choices=("stop", "warn"),
+        alters_run=False,
+    )
     lineareval_while_pretraining: bool = _train(
         False, "Train a linear probe beside (labels needed; teaches the encoder nothing)."
     )
@@ -151,7 +189,9 @@ class Config:
         "Where to run.",
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
-    virtual_cpus: int = _machine(0, "Split the CPU into this many replicas, to try one.", low=0)
+    virtual_cpus: int = _machine(
+        0, "Split the CPU into this many replicas, to try one.", low=0, high=256
+    )
     tpu_name: str = _machine("", "Name of the TPU; local on a TPU VM.")
     tpu_zone: str = _machine("", "Zone of the TPU.")
     gcp_project: str = _machine("", "Project of the TPU.")
@@ -162,6 +202,10 @@ class Config:
         alters_run=True,
     )
     jit_compile: bool = _machine(False, "Compile the training step with XLA.", alters_run=True)
+    deterministic: bool = _machine(
+        False,
+        "Only operations that give the same bits each time on the same machine; slower on GPUs.",
+    )
     steps_per_execution: int = _machine(1, "Steps per call of the device's program.", low=1)
 
     eval_batch_size: int = _evaluate(256, "Batch of evaluation.", low=1)
@@ -194,7 +238,7 @@ class Config:
         counts = []
         for word in self.labels_per_class.split(","):
             word = word.strip()
-            if word != "all" and not (word.isdigit() and int(word) > 0):
+            if word != "all" and not (word.isdecimal() and len(word) < 10 and int(word) > 0):
                 raise UserError(
                     "--labels_per_class is a list of positive numbers and 'all', such as "
                     f"1,5,10,all; received {self.labels_per_class!r}."
@@ -224,16 +268,33 @@ def to_flagfile(config: Config) -> str:
 
 
 def from_flagfile(text: str) -> dict[str, Any]:
-    """{name: value} of the settings in what `to_flagfile` wrote; unknown names are left out."""
+    """{name: value} of the settings in what `to_flagfile` wrote; unknown names are left out.
+
+    Raises:
+      UserError: a value is not of its setting's type.
+    """
     types = {field.name: field.type for field in dataclasses.fields(Config)}
-    parse = {"str": str, "int": int, "float": float, "bool": lambda word: word == "True"}
+    parse = {"str": str, "int": int, "float": float, "bool": _BOOLS.__getitem__}
     settings = {}
-    for line in text.splitlines():
-        name, equals, value = line.strip().partition("=")
+    for line in text.split("\n"):
+        name, equals, value = line.rstrip("\r").partition("=")
         name = name[2:]
         if line.startswith("--") and equals and name in types:
-            settings[name] = parse[types[name]](value)
+            try:
+                settings[name] = parse[types[name]](value)
+            except (ValueError, KeyError):
+                raise UserError(
+                    f"flags.resolved has --{name}={value}, which is no {types[name]}; mend that "
+                    "line, or remove it."
+                ) from None
     return settings
+
+
+_BOOLS = {"True": True, "true": True, "False": False, "false": False}
+
+
+_LARGEST = 2**53  # Steps and sizes beyond have no exact float, and overflow when multiplied.
+_UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Control characters, surrogates, line and paragraph ends.
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
@@ -241,8 +302,16 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     if limits["choices"] and value not in limits["choices"]:
         raise unknown_name(f"--{field.name}", value, limits["choices"])
     if isinstance(value, str):
+        # A line break would make two flags of one in flags.resolved.
+        if any(unicodedata.category(char) in _UNWRITABLE for char in value):
+            raise UserError(
+                f"--{field.name} must be text without line breaks, control characters and bytes "
+                f"that are no UTF-8; received {value!r}."
+            )
         return
     low, high = limits["low"], limits["high"]
+    if value > _LARGEST and high == math.inf and field.type == "int":
+        raise UserError(f"--{field.name} must be at most {_LARGEST}; received {value!r}.")
     if limits["positive"]:
         fits, rule = 0 < value < math.inf, "positive"
     elif high == math.inf:

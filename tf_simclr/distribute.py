@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
 
+_SLURM_PORTS = 20_000  # And the 8,000 above.
+
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
@@ -23,8 +25,9 @@ def make_strategy(
 
     Args:
       name: "one_device"; "mirrored" (every GPU of this host, or every virtual CPU);
-        "multi_worker" (hosts named by TF_CONFIG); "tpu"; "auto": multi_worker when TF_CONFIG is
-        set, tpu when `tpu_name` is given, mirrored with two or more GPUs, else one device.
+        "multi_worker" (hosts named by TF_CONFIG, or those of a Slurm step); "tpu"; "auto":
+        multi_worker when TF_CONFIG is set or Slurm has started several tasks, tpu when `tpu_name`
+        is given, mirrored with two or more GPUs, else one device.
       tpu_name, tpu_zone, gcp_project: as `TPUClusterResolver` takes them; "local" on a TPU VM.
       virtual_cpus: split the CPU into this many devices, to try replicas without GPUs; 0: do not.
 
@@ -45,7 +48,7 @@ def make_strategy(
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(_gpus() or _cpus())
     if name == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker()
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
             tpu=tpu_name, zone=tpu_zone, project=gcp_project
@@ -58,6 +61,41 @@ def make_strategy(
             "On a TPU VM pass --tpu_name=local."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def first_task() -> bool:
+    """Whether this process is the first of those that TF_CONFIG or Slurm names, or alone."""
+    if os.environ.get("TF_CONFIG") or _slurm_tasks():
+        return _resolver_place(_resolver())[1] == 0
+    return True
+
+
+def enable_determinism(seed: int) -> None:
+    """Only operations that give the same bits each time from now on; call it before any runs."""
+    tf.keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def several_hosts(strategy: tf.distribute.Strategy) -> bool:
+    """Whether other processes run the same program and take part in each step."""
+    return len(host_names(strategy)[0]) > 1
+
+
+def host_names(strategy: tf.distribute.Strategy) -> tuple[list[str], int]:
+    """(every host's task and address, the place of this one); ([], 0) of a single process."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return [], 0
+    return _resolver_place(strategy.cluster_resolver)
+
+
+def check_compilable(strategy: tf.distribute.Strategy) -> None:
+    """Raises UserError where XLA cannot compile a replica's step."""
+    on_cpus = all("CPU" in device.upper() for device in strategy.extended.worker_devices)
+    if on_cpus and strategy.num_replicas_in_sync > 1:
+        raise UserError(
+            f"--jit_compile does not go with {strategy.num_replicas_in_sync} replicas on CPUs: XLA "
+            "has no collective operations there. Use one replica, GPUs or a TPU, or leave it out."
+        )
 
 
 def num_replicas() -> int:
@@ -88,19 +126,75 @@ def gather_others(x: tf.Tensor) -> tf.Tensor:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes checkpoints, logs and exports."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return True
-    return resolver.task_type in (None, "chief") or (
-        resolver.task_type == "worker"
-        and not resolver.task_id
-        and "chief" not in resolver.cluster_spec().jobs
+    """Whether this process writes checkpoints, logs and exports: the first of `host_names`."""
+    return host_names(strategy)[1] == 0
+
+
+def _resolver_place(resolver) -> tuple[list[str], int]:
+    """(every host's task and address, the place of this one), the chief first."""
+    jobs = resolver.cluster_spec().as_dict()
+    tasks = [(job, i) for job in ("chief", "worker") for i in range(len(jobs.get(job, ())))]
+    names = [f"{job} {i} ({jobs[job][i]})" for job, i in tasks]
+    return names, tasks.index((resolver.task_type, resolver.task_id))
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    resolver = _resolver()
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise UserError(
+            f"the hosts {resolver.cluster_spec().as_dict()} did not find each other: {error}"
+        ) from error
+
+
+def _resolver():
+    """The hosts, as the environment names them.
+
+    Raises:
+      UserError: it names none, or this one is none of them.
+    """
+    try:
+        resolver = _resolve()
+        _resolver_place(resolver)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the environment names no cluster that this host is in ({error!r}). Set TF_CONFIG on "
+            'each host, such as {"cluster": {"worker": ["host-a:12345", "host-b:12345"]}, "task": '
+            '{"type": "worker", "index": 0}}, or start the tasks with srun.'
+        ) from error
+    return resolver
+
+
+def _resolve():
+    resolvers = tf.distribute.cluster_resolver
+    if os.environ.get("TF_CONFIG") or not _slurm_tasks():
+        return resolvers.TFConfigClusterResolver()
+    # Not TensorFlow's SlurmClusterResolver: it sorts hosts by their letters (n10 before n9), which
+    # are then not where Slurm's ranks are, and it needs a GPU.
+    from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver as slurm
+
+    hosts = slurm.expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
+    counts = slurm.expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+    # Jobs of the same user may share a host: each has its own ports.
+    base = _SLURM_PORTS + 8 * (int(os.environ.get("SLURM_JOB_ID", 0)) % 1000)
+    workers = [f"{host}:{base + i}" for host, n in zip(hosts, counts) for i in range(n)]
+    return resolvers.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": workers}),
+        task_type="worker",
+        task_id=int(os.environ["SLURM_PROCID"]),
+        rpc_layer="grpc",
     )
 
 
+def _slurm_tasks() -> int:
+    """How many tasks the Slurm step has that this process is one of; 0: none, or alone."""
+    count = int(os.environ.get("SLURM_STEP_NUM_TASKS", 0))
+    return count if count > 1 and "SLURM_PROCID" in os.environ else 0
+
+
 def _choose(tpu_name: str | None) -> str:
-    if os.environ.get("TF_CONFIG"):
+    if os.environ.get("TF_CONFIG") or _slurm_tasks():
         return "multi_worker"
     if tpu_name:
         return "tpu"

@@ -14,6 +14,26 @@ class UserError(ValueError):
     """
 
 
+STOPPED = 75  # Exit code of `Stopped`; EX_TEMPFAIL of sysexits.h: try again.
+
+
+class Stopped(Exception):
+    """The run ended before it was done, and the same command goes on with it: asked to, or because
+    another host was lost. The binary prints the message and exits with `STOPPED`."""
+
+
+def printable(text: object) -> str:
+    """A text as one line for a terminal or a page.
+
+    Args:
+      text: anything, such as a file name with control characters or bytes that are no UTF-8.
+
+    Returns:
+      What `str` makes of it, with every character that is not printable as a Python escape.
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+
+
 def unknown_name(kind: str, value: object, choices: Iterable[str]) -> UserError:
     """Says that `value` names no `kind`, with the nearest names first.
 

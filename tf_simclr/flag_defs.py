@@ -8,6 +8,7 @@ import os
 from absl import flags
 
 from tf_simclr.config import Config, from_flagfile
+from tf_simclr.errors import UserError
 
 # What a mode takes over from the run it starts from, unless told otherwise.
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
@@ -49,13 +50,28 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
 
     Returns:
       What is left: the name and the arguments that are no flags.
+
+    Raises:
+      flags.Error: a flag is unknown, or its value is not of its type; or a flagfile is unreadable.
+      UserError: what the earlier run left is damaged.
     """
-    left = flag_values(argv)
+    left = _parsed(argv, flag_values)
     inherited = _inherited(flag_values)
     if inherited:
         flag_values.unparse_flags()
-        left = flag_values([argv[0], *inherited, *argv[1:]])
+        left = _parsed([argv[0], *inherited, *argv[1:]], flag_values)
     return left
+
+
+def _parsed(argv, flag_values):
+    try:
+        return flag_values(argv)
+    except (
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:  # A flagfile that is no text, or endless.
+        raise flags.Error(f"the flags cannot be read: {error}") from error
 
 
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
@@ -79,10 +95,27 @@ def flag_table() -> str:
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
     """Settings of the run that --init_from or --workdir names, as arguments."""
     groups = _INHERITED_GROUPS.get(flag_values.mode)
-    saved = os.path.join(flag_values.init_from or flag_values.workdir, "flags.resolved")
-    if not groups or not os.path.isfile(saved):
+    if not groups:
         return []
-    with open(saved) as file:
-        settings = from_flagfile(file.read())
+    settings = from_flagfile(_text(flag_values.init_from or flag_values.workdir))
     group = {field.name: field.metadata["group"] for field in dataclasses.fields(Config)}
     return [f"--{name}={value}" for name, value in settings.items() if group[name] in groups]
+
+
+def _text(workdir: str) -> str:
+    """What the flags.resolved of a run says; "" where there is none."""
+    path = os.path.join(workdir, "flags.resolved")
+    try:
+        if "://" in path:
+            import tensorflow as tf  # Slow, and needed for remote runs only.
+
+            with tf.io.gfile.GFile(path, "r") as file:
+                return file.read()
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except Exception as error:  # No text, no permission; remote storage can fail in any way.
+        if type(error).__name__ == "NotFoundError":
+            return ""
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -16,9 +16,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 
 from tf_simclr import flag_defs
-from tf_simclr.errors import UserError
+from tf_simclr.config import TRAINING_MODES
+from tf_simclr.errors import STOPPED, Stopped, UserError, printable
 
 USER_ERROR = 2  # Exit code of a mistake that the message tells how to mend.
+INTERRUPTED = 130  # Of SIGINT, where nothing is to be saved; the shell's 128 + 2.
 
 
 def cli() -> None:
@@ -27,25 +29,32 @@ def cli() -> None:
     app.run(_main, flags_parser=_parse)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     try:
-        return flag_defs.parse(argv)
-    except flags.Error as error:
+        return flag_defs.parse(argv, flag_values)
+    except (flags.Error, UserError) as error:
         sys.exit(_told(error))
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
     _quiet_logging()
     try:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is no flag; every flag starts with two dashes.")
-        config = flag_defs.config_from_flags()
+        config = flag_defs.config_from_flags(flag_values)
         # Imported late: TensorFlow takes seconds, a mistyped flag should not.
         from tf_simclr import tasks
-        from tf_simclr.distribute import make_strategy
+        from tf_simclr.distribute import enable_determinism, first_task, make_strategy
 
+        alone = config.mode not in TRAINING_MODES
+        if alone and not first_task():
+            logging.info("--mode=%s runs on the first host only; this one is done.", config.mode)
+            return 0
+        if config.deterministic:
+            enable_determinism(config.seed)
+        single = alone and config.strategy in ("auto", "multi_worker")
         strategy = make_strategy(
-            config.strategy,
+            "one_device" if single else config.strategy,
             tpu_name=config.tpu_name or None,
             tpu_zone=config.tpu_zone or None,
             gcp_project=config.gcp_project or None,
@@ -54,19 +63,34 @@ def _main(argv: list[str]) -> int:
         tasks.run(config, strategy)
     except UserError as error:
         return _told(error)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        print("interrupted; what was saved before is kept.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
 def _told(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {_printable_lines(str(error))}", file=sys.stderr)
     return USER_ERROR
+
+
+class _Formatter(std_logging.Formatter):
+    def format(self, record: std_logging.LogRecord) -> str:
+        return _printable_lines(super().format(record))
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _quiet_logging() -> None:
     """Our messages without decoration; of TensorFlow's only the warnings."""
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
-    handler.setFormatter(std_logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter("%(message)s"))
     handler.addFilter(
         lambda record: record.levelno >= std_logging.WARNING or "tf_simclr" in record.pathname
     )

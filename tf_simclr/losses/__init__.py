@@ -10,13 +10,14 @@ from tf_simclr.losses.nt_xent import (
     nt_xent,
     replica_share,
 )
-from tf_simclr.losses.spread import alignment, embedding_std, uniformity
+from tf_simclr.losses.spread import alignment, effective_rank, embedding_std, uniformity
 
 __all__ = [
     "NTXent",
     "alignment",
     "chance_level",
     "check_temperature",
+    "effective_rank",
     "embedding_std",
     "nt_xent",
     "replica_share",

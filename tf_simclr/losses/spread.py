@@ -1,4 +1,4 @@
-"""How embeddings lie on the sphere: alignment, uniformity and standard deviation, in float32."""
+"""How embeddings lie on the sphere: alignment, uniformity, standard deviation, rank; in float32."""
 
 from __future__ import annotations
 
@@ -58,6 +58,28 @@ def embedding_std(z: tf.Tensor) -> tf.Tensor:
     z = unit(z)
     width = tf.cast(tf.shape(z)[1], tf.float32)
     return tf.reduce_mean(tf.math.reduce_std(z, axis=0)) * tf.sqrt(width)
+
+
+def effective_rank(z: tf.Tensor) -> tf.Tensor:
+    """How many directions normalised embeddings spread over: 1 on a line, D when all are alike.
+
+    The participation ratio (tr C)^2 / tr C^2 of their covariance C: exp of the order-2 Renyi
+    entropy of its eigenvalues, where Roy & Vetterli 2007 take Shannon's of the singular values. It
+    needs one product of matrices and no decomposition, so that every step can afford it.
+
+    Args:
+      z: [n, D] embeddings, n >= 2.
+
+    Returns:
+      Scalar float32 in [1, min(n - 1, D)]; 1 for embeddings that are all the same.
+    """
+    z = unit(z)
+    z = z - tf.reduce_mean(z, axis=0)
+    n, width = z.shape
+    wide = n is not None and n < width
+    gram = tf.matmul(z, z, transpose_a=not wide, transpose_b=wide)  # The same trace of its square.
+    rank = tf.math.divide_no_nan(tf.reduce_sum(z * z) ** 2, tf.reduce_sum(gram * gram))
+    return tf.maximum(rank, 1.0)
 
 
 def unit(z: tf.Tensor) -> tf.Tensor:

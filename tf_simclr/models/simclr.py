@@ -10,10 +10,11 @@ from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import synchronize_batch_norm
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.micro_batches import Parts
-from tf_simclr.models.recompute import Network, forward, penalties
+from tf_simclr.models.recompute import Network, forward, penalties, read
 from tf_simclr.models.segments import segments_of
+from tf_simclr.models.skipping import keep_finite, skipping
 
-_UNIFORMITY_ROWS = 512  # Embeddings that the uniformity metric looks at; its cost is quadratic.
+_WATCHED_ROWS = 512  # Embeddings whose spread is looked at; uniformity's cost is quadratic.
 
 
 @tf.keras.utils.register_keras_serializable(package="tf_simclr")
@@ -46,6 +47,8 @@ class SimCLR(tf.keras.Model):
         replica's batch, whose size is known in advance.
       rematerialize: whether to compute the activations inside residual blocks twice; for encoders
         that are functional models.
+      skip_bad_steps: whether a step whose gradient is NaN or infinite leaves weights, optimiser and
+        moving statistics as they were; the metric `skipped_steps` counts those.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class SimCLR(tf.keras.Model):
         global_batch_norm: bool = True,
         micro_batch_size: int | None = None,
         rematerialize: bool = False,
+        skip_bad_steps: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -75,6 +79,7 @@ class SimCLR(tf.keras.Model):
         self.global_batch_norm = global_batch_norm
         self.micro_batch_size = micro_batch_size
         self.rematerialize = rematerialize
+        self.skip_bad_steps = skip_bad_steps
         if not self.projection_head.built:
             self.projection_head.build(encoder.output_shape)
         self.probe = None
@@ -92,8 +97,10 @@ class SimCLR(tf.keras.Model):
         else:
             self._network = None
         names = ["loss", "contrastive_top1", "contrastive_top5", "embedding_std", "alignment"]
-        names += ["uniformity"] + (["probe_loss", "probe_top1"] if probe_classes else [])
+        names += ["uniformity", "effective_rank"]
+        names += ["probe_loss", "probe_top1"] if probe_classes else []
         self._means = {name: tf.keras.metrics.Mean(name=name) for name in names}
+        self._skipped = tf.keras.metrics.Sum(name="skipped_steps")
         self.built = True
 
     def compile(self, optimizer="rmsprop", probe_optimizer=None, **kwargs):
@@ -106,12 +113,16 @@ class SimCLR(tf.keras.Model):
         """
         if kwargs.get("loss") is not None:
             raise UserError(f"SimCLR has its own loss; received loss={kwargs['loss']!r}.")
+        optimizer = tf.keras.optimizers.get(optimizer)
+        if self.skip_bad_steps and self.dtype_policy.name != "mixed_float16":
+            optimizer = skipping(optimizer)  # Of mixed float16 Keras makes the like itself.
         super().compile(optimizer=optimizer, **kwargs)
         self.probe_optimizer = tf.keras.optimizers.get(probe_optimizer or "adam")
 
     @property
     def metrics(self):
-        return list(self._means.values())
+        skipped = [self._skipped] if self._can_skip else []
+        return [*self._means.values(), *skipped]
 
     @property
     def learned_variables(self) -> list[tf.Variable]:
@@ -126,6 +137,8 @@ class SimCLR(tf.keras.Model):
         batch, labelled = self._inputs(data)
         recompute = self.rematerialize or Parts(batch, self.micro_batch_size).count > 1
         step = self._minimize_recomputing if recompute else self._minimize
+        if self._can_skip:
+            step = self._counting_skips(step)
         self._observe(*step(batch))
         if labelled is not None:
             self._train_probe(*labelled)
@@ -150,15 +163,34 @@ class SimCLR(tf.keras.Model):
             contrast = losses.nt_xent(z_a, z_b, self.temperature)
             loss = losses.replica_share(contrast.loss)
         upstream = [*tape.gradient(loss, [z_a, z_b]), losses.replica_share(tf.ones([]))]
-        scales = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
-        if scales:
+        if self._can_skip:
             upstream = [self.optimizer.get_scaled_loss(x) for x in upstream]
         gradients = backward(*upstream)
-        if scales:
+        if self._can_skip:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         of = {v.ref(): gradient for v, gradient in zip(self._network.variables, gradients)}
         self.optimizer.apply_gradients([(of[v.ref()], v) for v in self.learned_variables])
         return contrast, z_a, z_b
+
+    @property
+    def _can_skip(self) -> bool:
+        return isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+
+    def _counting_skips(self, step):
+        """`step`, which may leave out its update, with that counted and statistics kept sound."""
+
+        def count(batch):
+            moving = [*self.encoder.non_trainable_variables]
+            moving += self.projection_head.non_trainable_variables
+            before, scale = read(moving), tf.identity(self.optimizer.loss_scale)
+            observed = step(batch)
+            keep_finite(moving, before)
+            # Keras counts good steps, from 0 again after a bad one or when it raises the scale.
+            bad = (self.optimizer.dynamic_counter == 0) & (self.optimizer.loss_scale <= scale)
+            self._skipped.update_state(losses.replica_share(tf.cast(bad, tf.float32)))
+            return observed
+
+        return count
 
     def test_step(self, data):
         batch, labelled = self._inputs(data)
@@ -185,6 +217,7 @@ class SimCLR(tf.keras.Model):
             "global_batch_norm": self.global_batch_norm,
             "micro_batch_size": self.micro_batch_size,
             "rematerialize": self.rematerialize,
+            "skip_bad_steps": self.skip_bad_steps,
             "name": self.name,
         }
 
@@ -236,10 +269,16 @@ class SimCLR(tf.keras.Model):
             "contrastive_top5": tf.cast(rank < 5, tf.float32),
             "embedding_std": losses.embedding_std(z_a),
             "alignment": losses.alignment(z_a, z_b),
-            "uniformity": losses.uniformity(z_a[:_UNIFORMITY_ROWS]),
+            "uniformity": losses.uniformity(z_a[:_WATCHED_ROWS]),
+            "effective_rank": losses.effective_rank(z_a[:_WATCHED_ROWS]),
         }
         for name, value in observed.items():
-            self._means[name].update_state(value)
+            if self.skip_bad_steps:  # A mean must not keep the NaN of a step that was left out.
+                finite = tf.math.is_finite(value)
+                value, weight = tf.where(finite, value, 0.0), tf.cast(finite, tf.float32)
+                self._means[name].update_state(value, sample_weight=weight)
+            else:
+                self._means[name].update_state(value)
 
     def _train_probe(self, images, labels):
         with tf.GradientTape() as tape:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 
 
 def run(config, strategy) -> None:
-    """Runs the task of `config.mode`, a module of this package with that name."""
-    importlib.import_module(f"tf_simclr.tasks.{config.mode}").run(config, strategy)
+    """Runs the task of `config.mode`, a module of this package with that name.
+
+    Raises:
+      UserError: a mistake of the user's, or another run is in the workdir.
+      Stopped: the run was asked to stop, or lost a host; the same command goes on with it.
+    """
+    from tf_simclr.distribute import is_chief
+    from tf_simclr.tasks.hosts import stopping_when_one_is_lost
+    from tf_simclr.tasks.lock import locked
+    from tf_simclr.tasks.workdir import telling_what_is_full
+
+    task = importlib.import_module(f"tf_simclr.tasks.{config.mode}")
+    alone = config.mode in ("pretrain", "finetune", "export") and is_chief(strategy)
+    with stopping_when_one_is_lost(strategy), telling_what_is_full():
+        with locked(config.workdir) if alone else contextlib.nullcontext():
+            task.run(config, strategy)

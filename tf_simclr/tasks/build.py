@@ -21,6 +21,7 @@ def source_of(config: Config, split: str):
         split,
         channels=config.channels or None,
         skip_bad_images=config.skip_bad_images,
+        follow_links=config.follow_links,
     )
 
 
@@ -48,6 +49,7 @@ def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> 
         global_batch_norm=config.global_bn,
         micro_batch_size=config.micro_batch_size or None,
         rematerialize=config.rematerialize,
+        skip_bad_steps=config.skip_bad_steps > 0,
     )
     optimizer = build_optimizer(
         config.optimizer,

@@ -14,6 +14,7 @@ from tf_simclr.data.decoding import MAX_PIXELS, image_size
 from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
+from tf_simclr.errors import printable
 from tf_simclr.tasks import build
 from tf_simclr.tasks.memory import available_bytes, peak_bytes
 from tf_simclr.tasks.plan import make_plan
@@ -192,4 +193,4 @@ def _size(variable):
 
 
 def _say(what, text):
-    print(f"{what:<12}{text}", flush=True)
+    print(f"{what:<12}{printable(text)}", flush=True)

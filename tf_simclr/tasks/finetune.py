@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -10,17 +12,19 @@ from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import READ_ERRORS
 from tf_simclr.data.pipeline import labelled_dataset
-from tf_simclr.distribute import is_chief
-from tf_simclr.export import export_encoder
+from tf_simclr.distribute import check_compilable, is_chief
+from tf_simclr.errors import printable
+from tf_simclr.export import export_encoder, write_keras
 from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
 from tf_simclr.models.classifier import classifier
 from tf_simclr.optim.factory import build_optimizer
 from tf_simclr.tasks import judging
 from tf_simclr.tasks.features import represent
+from tf_simclr.tasks.guards import Guard
 from tf_simclr.tasks.loop import train
 from tf_simclr.tasks.plan import make_plan
-from tf_simclr.tasks.pretrain import check_batch, explain_bad_images
-from tf_simclr.tasks.records import card, check_same_images, manifest
+from tf_simclr.tasks.pretrain import check_batch, check_same_step, explain_bad_images
+from tf_simclr.tasks.records import card, check_same_run, manifest
 from tf_simclr.tasks.workdir import Workdir
 
 
@@ -33,6 +37,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     source, eval_source = judging.labelled_splits(config)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
+    if config.jit_compile:
+        check_compilable(strategy)
     workdir = Workdir(config.workdir, writes=is_chief(strategy))
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.mixed_precision.set_global_policy(config.precision)
@@ -49,12 +55,13 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         classifier=model.get_layer("classifier"),
         optimizer=model.optimizer,
     )
-    check_same_images(workdir / "checkpoints", source)
-    step = checkpoints.restore_latest() or 0
-    workdir.metrics_from(step)
+    check_same_run(workdir / "checkpoints", source, config.allow_changes)
+    step = checkpoints.restore_latest(config.allow_changes) or 0
+    check_same_step(strategy, step)
+    lines = workdir.metrics_until(step)
     frozen = [v.numpy() for v in model.non_trainable_variables] if _is_frozen(config) else []
     if step < plan.total_steps:
-        _train(config, strategy, source, plan, model, checkpoints, workdir, step)
+        _train(config, strategy, source, plan, model, checkpoints, workdir, step, lines)
     for before, variable in zip(frozen, model.non_trainable_variables):
         if not np.array_equal(before, variable.numpy()):
             raise AssertionError(f"frozen variable {variable.name} changed")
@@ -82,7 +89,10 @@ def _classifier(config, encoder, num_classes, plan, strategy):
     return model
 
 
-def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
+def _train(config, strategy, source, plan, model, checkpoints, workdir, step, lines):
+    chance = math.log(len(source.class_names))
+    guard = Guard(lines, checkpoints, chance, config.on_trouble)
+
     def dataset(context):
         return labelled_dataset(
             source,
@@ -94,6 +104,10 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
             flip_probability=config.flip_probability,
             crop_area=(config.crop_area_min, 1.0),
         )
+
+    def log(metrics):
+        workdir.log_metrics(metrics)
+        guard.look(metrics)
 
     def describe(metrics):
         return {
@@ -113,8 +127,9 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
                 batch_size=config.train_batch_size,
                 steps_per_call=config.steps_per_execution,
                 jit_compile=config.jit_compile,
-                save=checkpoints.save,
-                log=workdir.log_metrics,
+                max_minutes=config.max_run_time,
+                checkpoints=checkpoints,
+                log=log,
                 describe=describe,
             )
     except READ_ERRORS as error:
@@ -144,8 +159,9 @@ def _hand_over(config, source, eval_source, model, encoder, workdir, plan):
             workdir.result(),
         ),
     )
-    model.save(workdir / "classifier.keras")
-    print(f"Fine-tuned on {source.num_examples} images: top-1 {top1:.2%} of {eval_source.name}.")
+    write_keras(model, workdir / "classifier.keras")
+    name = printable(eval_source.name)
+    print(f"Fine-tuned on {source.num_examples} images: top-1 {top1:.2%} of {name}.")
     logging.info("The classifier is in %s.", workdir / "classifier.keras")
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.data.pipeline import require_labels
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, printable
 from tf_simclr.tasks import build
 from tf_simclr.tasks.features import raw_pixels, represent
 from tf_simclr.tasks.workdir import Workdir
@@ -71,7 +71,7 @@ def conclude(config: Config, mode: str, numbers: dict, lines: list[str]) -> None
     """Writes the numbers into the workdir and says them."""
     tf.io.gfile.makedirs(config.workdir)
     Workdir(config.workdir).update_result(mode, numbers)
-    print("\n".join(lines))
+    print("\n".join(map(printable, lines)))
 
 
 def keep_embeddings(config: Config, source, features: dict[str, np.ndarray]) -> None:

@@ -1,24 +1,36 @@
 """The loop over steps: what pretraining and fine-tuning share.
 
-It runs exactly the steps it is told, knows how long they waited for data, shows progress, and
-stops at the first step whose loss is no number, before anything of it is saved.
+It runs exactly the steps it is told, knows how long they waited for data, shows progress, stops
+when asked to, and at the first step whose loss is no number, before anything of it is saved.
 """
 
 from __future__ import annotations
 
+import collections
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from tf_simclr.errors import UserError
+from tf_simclr.distribute import several_hosts
+from tf_simclr.errors import Stopped, UserError
+from tf_simclr.tasks.hosts import Watch
 from tf_simclr.tasks.plan import Plan, is_due
+from tf_simclr.tasks.stopping import StopRequest
 
 _WAITING_TOO_LONG = 0.10  # Share of the time, above which the log says what to do.
+
+
+class Checkpoints(Protocol):
+    """Where the loop saves: `RunCheckpoints`."""
+
+    def save(self, step: int) -> None: ...
+
+    def newest(self, before: int | None = None) -> str: ...
 
 
 def train(
@@ -30,7 +42,9 @@ def train(
     batch_size: int,
     steps_per_call: int = 1,
     jit_compile: bool = False,
-    save: Callable[[int], Any],
+    skip_bad_steps: int = 0,
+    max_minutes: float = 0.0,
+    checkpoints: Checkpoints,
     log: Callable[[dict[str, float]], Any],
     describe: Callable[[dict[str, float]], dict[str, str]],
 ) -> dict[str, float]:
@@ -44,7 +58,10 @@ def train(
       batch_size: global, for images per second.
       steps_per_call: at most so many steps in one call of the device's program.
       jit_compile: compile each replica's step with XLA.
-      save: called with the step when a checkpoint is due.
+      skip_bad_steps: how many steps of a log interval may leave out their update, by the metric
+        "skipped_steps", before the run stops.
+      max_minutes: of the process, after which the run saves and stops; 0: none.
+      checkpoints: told to save when that is due, and when the run is asked to stop.
       log: called with the metrics of each log interval.
       describe: from metrics to what the progress bar shows.
 
@@ -53,74 +70,161 @@ def train(
 
     Raises:
       UserError: the loss became NaN or infinite; nothing was saved since it did.
+      Stopped: SIGTERM, SIGINT or the end of `max_minutes`, on any host; all is saved.
     """
     run_steps = _make_run_steps(model, steps_per_call, jit_compile)
     iterator = iter(dataset)
-    bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
-    waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+    interval = _Interval(checkpoints, skip_bad_steps)
     metrics: dict[str, float] = {}
-    step, logged_step, began = start_step, start_step, time.monotonic()
+    step, saved_step, hinted = start_step, start_step, False
     bar = _progress(start_step, plan.total_steps)
-    hinted = False
     model.reset_metrics()
-    while step < plan.total_steps:
-        count = _steps_until_due(step, plan, steps_per_call)
-        run_steps(
-            iterator, tf.constant(count, tf.int64), tf.constant(step, tf.int64), bad_step, waited
-        )
-        step += count
-        bar.update(count)
-        logging_due = is_due(step, plan.log_steps, plan.total_steps)
-        saving_due = is_due(step, plan.checkpoint_steps, plan.total_steps)
-        if logging_due or saving_due:
-            _stop_if_not_finite(int(bad_step))
-        if logging_due:
-            seconds = time.monotonic() - began
-            metrics = _metrics(model, step)
-            metrics["images_per_second"] = (step - logged_step) * batch_size / seconds
-            metrics["data_wait"] = min(float(waited) / seconds, 1.0)
-            log(metrics)
-            bar.set_postfix(describe(metrics), refresh=False)
-            if metrics["data_wait"] > _WAITING_TOO_LONG and logged_step > start_step and not hinted:
-                hinted = True
-                logging.warning(
-                    "Steps wait for data %.0f %% of the time: give the host more CPU cores, keep "
-                    "the images on a local disk, or store them smaller.",
-                    100 * metrics["data_wait"],
+    with StopRequest(max_minutes) as stop, Watch() as watch, bar:
+        while step < plan.total_steps:
+            count = _steps_until_due(step, plan, steps_per_call)
+            asked = tf.constant(stop.reason is not None)
+            with watch.step(step + 1):
+                outcome = run_steps(iterator, tf.constant(count, tf.int64), asked, watch.waiting)
+            step += count
+            bar.update(count)
+            logging_due = is_due(step, plan.log_steps, plan.total_steps)
+            saving_due = is_due(step, plan.checkpoint_steps, plan.total_steps)
+            interval.add(outcome, step, count, settle=logging_due or saving_due)
+            if logging_due:
+                metrics = _metrics(model, step) | interval.rates(batch_size)
+                log(metrics)
+                bar.set_postfix(describe(metrics), refresh=False)
+                if metrics["data_wait"] > _WAITING_TOO_LONG and interval.number > 1 and not hinted:
+                    hinted = True
+                    logging.warning(
+                        "Steps wait for data %.0f %% of the time: give the host more CPU cores, "
+                        "keep the images on a local disk, or store them smaller.",
+                        100 * metrics["data_wait"],
+                    )
+                model.reset_metrics()
+                interval.begin()
+            stopping = step < plan.total_steps and interval.asked_to_stop(stop)
+            if saving_due or stopping:
+                interval.settle()
+                checkpoints.save(step)
+                saved_step = step
+            if stopping:
+                why = stop.reason or "another host was asked to stop"
+                raise Stopped(
+                    f"stopped at step {saved_step} of {plan.total_steps}, which is saved: {why}. "
+                    "The same command again goes on from there."
                 )
-            model.reset_metrics()
-            waited.assign(0.0)
-            logged_step, began = step, time.monotonic()
-        if saving_due:
-            save(step)
-    bar.close()
     return metrics
 
 
 def _make_run_steps(model, steps_per_call, jit_compile):
-    """Builds the device's program: `count` steps, with the time they wait for the next batch."""
+    """Builds the device's program: `count` steps, with the time they wait for the next batch.
+
+    It returns, the same on every host but for the time: how many of the steps were good before the
+    first whose loss is no number, the hosts that are asked to stop, skipped steps, seconds waited.
+    """
     strategy = tf.distribute.get_strategy()
     one_step = tf.function(model.train_step, jit_compile=True) if jit_compile else model.train_step
 
-    def step_once(iterator, step, bad_step, waited):
+    def step_once(iterator, waiting):
         asked = tf.timestamp()
-        with tf.control_dependencies([asked]):
+        with tf.control_dependencies([asked, waiting.assign(True)]):
             batch = next(iterator)
         with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-            waited.assign_add(tf.timestamp() - asked)
+            waited = tf.timestamp() - asked
+        with tf.control_dependencies([waited]):
+            waiting.assign(False)
         logs = strategy.run(one_step, args=(batch,))
-        loss = tf.stack(strategy.experimental_local_results(logs["loss"]))
-        bad = (bad_step < 0) & ~tf.reduce_all(tf.math.is_finite(loss))
-        bad_step.assign(tf.where(bad, step + 1, bad_step))
+        local = strategy.experimental_local_results
+        finite = tf.reduce_all(tf.math.is_finite(tf.stack(local(logs["loss"]))))
+        skipped = tf.add_n(local(logs["skipped_steps"])) if "skipped_steps" in logs else 0.0
+        return finite, skipped, waited
+
+    def on_all_hosts(values):
+        if not several_hosts(strategy):
+            return values
+        return [strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for value in values]
 
     @tf.function
-    def run_steps(iterator, count, first, bad_step, waited):
-        step_once(iterator, first, bad_step, waited)  # May create variables; a loop body may not.
+    def run_steps(iterator, count, stop, waiting):
+        # The first may create variables, which the body of a loop may not.
+        finite, skipped, waited = step_once(iterator, waiting)
+        good = tf.cast(finite, tf.int64)
         if steps_per_call > 1:
-            for i in tf.range(1, count):
-                step_once(iterator, first + i, bad_step, waited)
+            for _ in tf.range(1, count):
+                finite, skipped, more = step_once(iterator, waiting)
+                waited += more
+                good += tf.cast(finite, tf.int64)  # A mean that is no number stays none.
+        told = [tf.cast(value, tf.float64) for value in (count - good, stop, skipped)]
+        return tf.stack([*on_all_hosts(told), waited])
 
     return run_steps
+
+
+class _Interval:
+    """What the calls since the last log line have told.
+
+    The numbers of a call are read only when the next one is on its way, or something is due: the
+    host must not wait for the device at every call.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, skip_bad_steps: int):
+        self._checkpoints = checkpoints
+        self._allowed = skip_bad_steps
+        self._unread = collections.deque()
+        self._stops = 0.0
+        self.number = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.number += 1
+        self._began, self._steps, self._waited = time.monotonic(), 0, 0.0
+
+    def add(self, outcome: tf.Tensor, step: int, count: int, settle: bool) -> None:
+        """Takes what `run_steps` returned for the `count` steps that end with `step`."""
+        self._steps += count
+        self._unread.append((outcome, step))
+        self.settle(left=0 if settle else 1)
+
+    def settle(self, left: int = 0) -> None:
+        """Reads all calls but the last `left`.
+
+        Raises:
+          UserError: a loss was no number, or too many steps were skipped.
+        """
+        while len(self._unread) > left:
+            outcome, step = self._unread.popleft()
+            bad, stops, skipped, waited = outcome.numpy()
+            self._stops += stops
+            self._waited += waited
+            newest = self._checkpoints.newest()
+            if bad:
+                raise UserError(
+                    f"the loss is NaN or infinite at step {int(step - bad) + 1}; training stopped, "
+                    f"and the last checkpoint, from before, is kept: {newest}. Try a lower "
+                    "--learning_rate, a longer --warmup_epochs, a higher --temperature, "
+                    "--precision=float32, or --skip_bad_steps."
+                )
+            if self._allowed and skipped > self._allowed:
+                raise UserError(
+                    f"{int(skipped)} steps since the last log line had a gradient that is NaN or "
+                    f"infinite, the newest by step {step}; --skip_bad_steps={self._allowed} passes "
+                    f"over fewer. The last checkpoint is kept: {newest}. Try a lower "
+                    "--learning_rate, or --precision=float32."
+                )
+
+    def asked_to_stop(self, stop: StopRequest) -> bool:
+        """Whether this host, or of several any, is asked to stop; of several, the same on all."""
+        if several_hosts(tf.distribute.get_strategy()):
+            return self._stops > 0
+        return stop.reason is not None
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        seconds = time.monotonic() - self._began
+        return {
+            "images_per_second": self._steps * batch_size / seconds,
+            "data_wait": min(self._waited / seconds, 1.0),
+        }
 
 
 def _steps_until_due(step: int, plan: Plan, most: int) -> int:
@@ -129,20 +233,14 @@ def _steps_until_due(step: int, plan: Plan, most: int) -> int:
     return min(most, plan.total_steps - step, *due)
 
 
-def _stop_if_not_finite(bad_step: int) -> None:
-    if bad_step >= 0:
-        raise UserError(
-            f"the loss is NaN or infinite at step {bad_step}; training stopped and the last "
-            "checkpoint, from before, is kept. Try a lower --learning_rate, a longer "
-            "--warmup_epochs, a higher --temperature, or --precision=float32."
-        )
-
-
 def _metrics(model, step) -> dict[str, float]:
     metrics = {m.name: float(m.result()) for m in model.metrics}
-    rate = model.optimizer.learning_rate
+    optimizer = model.optimizer
+    rate = optimizer.learning_rate
     rate = rate(step - 1) if callable(rate) else rate  # Of the last step taken.
-    return {"step": step, **metrics, "learning_rate": float(rate)}
+    if model.dtype_policy.name == "mixed_float16":
+        metrics["loss_scale"] = float(optimizer.loss_scale)
+    return {"step": step, **metrics, "learning_rate": float(tf.convert_to_tensor(rate))}
 
 
 def _progress(start_step: int, total_steps: int) -> tqdm:

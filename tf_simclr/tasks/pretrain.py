@@ -8,19 +8,20 @@ import tensorflow as tf
 from absl import logging
 
 from tf_simclr import augment, losses
-from tf_simclr.checkpoints import RunCheckpoints
+from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import READ_ERRORS, bad_images_error, find_bad_images
 from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
-from tf_simclr.distribute import is_chief
+from tf_simclr.distribute import check_compilable, is_chief, several_hosts
 from tf_simclr.errors import UserError
 from tf_simclr.export import export_encoder
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.report import view_grid, write_report
 from tf_simclr.tasks import build
+from tf_simclr.tasks.guards import Guard
 from tf_simclr.tasks.loop import train
 from tf_simclr.tasks.plan import Plan, make_plan
-from tf_simclr.tasks.records import card, check_same_images, manifest
+from tf_simclr.tasks.records import card, check_same_run, manifest
 from tf_simclr.tasks.workdir import Workdir
 
 _VIEWS_SHOWN = 8
@@ -35,6 +36,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     source = build.source_of(config, config.train_split)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
+    if config.jit_compile:
+        check_compilable(strategy)
     workdir = Workdir(config.workdir, writes=is_chief(strategy))
     workdir.claim(config)
     tf.keras.mixed_precision.set_global_policy(config.precision)
@@ -43,27 +46,35 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     classes = len(source.class_names) if config.lineareval_while_pretraining else 0
     with strategy.scope():
         model = build.simclr_of(config, source.channels, plan, classes)
+        if config.init_from:
+            start_from(config.init_from, model.encoder)
     checkpoints = RunCheckpoints(
         workdir / "checkpoints",
         keep=config.keep_checkpoint_max,
         manifest=manifest(config, source, model.encoder),
         **parts_of(model),
     )
-    check_same_images(workdir / "checkpoints", source)
-    step = checkpoints.restore_latest() or 0
-    workdir.metrics_from(step)
+    check_same_run(workdir / "checkpoints", source, config.allow_changes)
+    step = checkpoints.restore_latest(config.allow_changes) or 0
+    check_same_step(strategy, step)
+    lines = workdir.metrics_until(step)
     _announce(config, source, plan, strategy, step)
     if step < plan.total_steps:
-        _train(config, strategy, source, plan, model, checkpoints, workdir, step)
+        _train(config, strategy, source, plan, model, checkpoints, workdir, step, lines)
     encoder = plain_copy(model.encoder)  # On every host: reading a mean over replicas needs all.
     if workdir.writes:
         _hand_over(config, source, plan, encoder, workdir)
 
 
-def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
+def _train(config, strategy, source, plan, model, checkpoints, workdir, step, lines):
     dataset = functools.partial(_dataset, config, source, start_step=step)
     writer = workdir.summary_writer()
     chance = losses.chance_level(config.train_batch_size)
+    # Of embeddings spread at random: cosines have variance 1 / D, and E exp(x) = exp(var / 2).
+    untrained = chance + 0.5 / (config.proj_out_dim * config.temperature**2)
+    share = config.train_batch_size // strategy.num_replicas_in_sync
+    largest_rank = min(share - 1, config.proj_out_dim)
+    guard = Guard(lines, checkpoints, untrained, config.on_trouble, largest_rank)
 
     def log(metrics):
         metrics["chance_level"] = chance
@@ -71,6 +82,7 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
         with writer.as_default(step=metrics["step"]):
             for name, value in metrics.items():
                 tf.summary.scalar(name, value)
+        guard.look(metrics)
 
     def describe(metrics):
         return {
@@ -92,7 +104,9 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step):
                 batch_size=config.train_batch_size,
                 steps_per_call=config.steps_per_execution,
                 jit_compile=config.jit_compile,
-                save=checkpoints.save,
+                skip_bad_steps=config.skip_bad_steps,
+                max_minutes=config.max_run_time,
+                checkpoints=checkpoints,
                 log=log,
                 describe=describe,
             )
@@ -127,15 +141,55 @@ def _dataset(config, source, context, *, start_step):
 
 
 def parts_of(model) -> dict:
-    """What a checkpoint of a SimCLR model holds."""
+    """What a checkpoint of a SimCLR model holds; the same with and without `skip_bad_steps`."""
+    optimizer = model.optimizer
+    if model.skip_bad_steps and model.dtype_policy.name != "mixed_float16":
+        optimizer = optimizer.inner_optimizer
     parts = {
         "encoder": model.encoder,
         "projection_head": model.projection_head,
-        "optimizer": model.optimizer,
+        "optimizer": optimizer,
     }
     if model.probe is not None:
         parts.update(probe=model.probe, probe_optimizer=model.probe_optimizer)
     return parts
+
+
+def start_from(path: str, encoder: tf.keras.Model) -> None:
+    """Gives the encoder the weights of another, of the same architecture.
+
+    Raises:
+      UserError: none is at `path`, or a weight has another shape.
+    """
+    given = load_encoder_from(path)
+    shapes, own = ([w.shape.as_list() for w in e.weights] for e in (given, encoder))
+    if shapes != own:
+        differing = next((i for i, (a, b) in enumerate(zip(shapes, own)) if a != b), None)
+        at = (
+            ""
+            if differing is None
+            else (
+                f"; the first that differs, {encoder.weights[differing].name}, has shape "
+                f"{shapes[differing]} there and {own[differing]} here"
+            )
+        )
+        raise UserError(
+            f"the encoder of --init_from={path} does not fit: it has {len(shapes)} weights, this "
+            f"one {len(own)}{at}. Use its --encoder, --width_multiplier and --channels."
+        )
+    encoder.set_weights(given.get_weights())
+
+
+def check_same_step(strategy, step: int) -> None:
+    """Raises UserError where several hosts have not restored the same checkpoint."""
+    if not several_hosts(strategy):
+        return
+    mean = strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.constant(float(step)), axis=None)
+    if float(mean) != step:
+        raise UserError(
+            f"this host goes on from step {step}, others from another: --workdir must be storage "
+            "that all hosts see."
+        )
 
 
 def check_batch(config: Config, strategy) -> None:

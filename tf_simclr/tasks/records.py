@@ -6,8 +6,12 @@ import dataclasses
 import datetime
 import json
 import os
+import platform
+import subprocess
 
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_simclr import __version__
 from tf_simclr.config import Config
@@ -21,7 +25,18 @@ def manifest(config: Config, source, encoder) -> dict:
         "image_size": config.image_size,
         "flags": dataclasses.asdict(config),
         "dataset": {"name": source.name, "fingerprint": source.fingerprint},
-        "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """What computes: releases, and the commit of this package where it runs from a checkout."""
+    return {
+        "tf_simclr": __version__,
+        "git_commit": _git_commit(),
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }
 
 
@@ -36,19 +51,55 @@ def card(config: Config, trained_on: str, method: str, results: dict) -> dict:
     }
 
 
-def check_same_images(checkpoints: str, source) -> None:
-    """Raises UserError where checkpoints were made from other images than the source's.
+def check_same_run(checkpoints: str, source, allow_changes: bool = False) -> None:
+    """Compares what computes and what is computed on with the manifest of earlier checkpoints.
 
-    The batch of a step follows from the images' numbers, so a run cannot go on with others.
+    The batch of a step follows from the images' numbers, so a run cannot go on exactly with others.
+    Other versions are told and taken.
+
+    Raises:
+      UserError: the images are others and `allow_changes` is off; or the manifest is unreadable.
     """
     path = os.path.join(checkpoints, "manifest.json")
     if not tf.io.gfile.exists(path):
         return
-    with tf.io.gfile.GFile(path, "r") as file:
-        saved = json.loads(file.read()).get("dataset", {}).get("fingerprint")
-    if saved not in (None, source.fingerprint):
-        raise UserError(
+    try:
+        with tf.io.gfile.GFile(path, "r") as file:
+            saved = json.loads(file.read())
+        fingerprint = saved.get("dataset", {}).get("fingerprint")
+        computed = dict(saved.get("versions", {}))
+    except (ValueError, AttributeError, TypeError, RecursionError, tf.errors.OpError) as error:
+        raise UserError(f"{path} cannot be read ({error}); bring it back, or remove it.") from error
+    if fingerprint not in (None, source.fingerprint):
+        message = (
             f"the images of {source.name!r} are not those that the run in {checkpoints} was "
-            f"trained on (fingerprint {source.fingerprint}, was {saved}): files came, went or "
-            "changed. Bring them back, or use another --workdir."
+            f"trained on (fingerprint {source.fingerprint}, was {fingerprint}): files came, went "
+            "or changed"
         )
+        if not allow_changes:
+            raise UserError(
+                f"{message}. Bring them back, use another --workdir, or pass --allow_changes."
+            )
+        logging.warning("%s; going on with those that are there.", message)
+    now = versions()
+    others = [
+        f"{k} {computed[k]}, now {now[k]}" for k in now if computed.get(k) not in (None, now[k])
+    ]
+    if others:
+        logging.warning("The run was begun with other versions: %s.", "; ".join(others))
+
+
+def _git_commit() -> str | None:
+    """Of the checkout this package lies in, with "-dirty" after changes; None where it does not."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-C", package, *words], check=True, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # Not of a checkout that it only lies in.
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None

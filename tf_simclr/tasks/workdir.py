@@ -5,11 +5,13 @@ flags.resolved  metrics.jsonl  result.json  checkpoints/  encoder/  tensorboard/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from tf_simclr.config import Config, from_flagfile, to_flagfile
 from tf_simclr.errors import UserError
@@ -36,22 +38,26 @@ class Workdir:
         """Makes the folder this run's, or checks that it already is.
 
         Raises:
-          UserError: it holds a run with other settings; nothing is touched.
+          UserError: it holds a run with other settings, and `config.allow_changes` is off; nothing
+            is touched.
         """
         saved = self / "flags.resolved"
         if gfile.exists(saved):
             changed = config.changed_from(from_flagfile(_read(saved)))
             if changed:
                 list_ = ", ".join(f"--{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
-                raise UserError(
-                    f"--workdir={self.path} holds another run: {list_}. Use another --workdir, or "
-                    "the old settings to go on with that run."
-                )
-        elif gfile.exists(self / "checkpoints"):
+                if not config.allow_changes:
+                    raise UserError(
+                        f"--workdir={self.path} holds another run: {list_}. Use another --workdir, "
+                        "the old settings to go on with that run, or --allow_changes."
+                    )
+                logging.warning("Going on with other settings: %s.", list_)
+        elif gfile.exists(self / "checkpoints") and not config.allow_changes:
             raise UserError(
                 f"--workdir={self.path} holds checkpoints but no flags.resolved that says whose. "
                 "Use another --workdir."
             )
+        self.result()  # Better now than when there are numbers for it.
         if not self.writes:
             return
         try:
@@ -62,18 +68,23 @@ class Workdir:
             ) from error
         write_atomically(saved, to_flagfile(config))
 
-    def metrics_from(self, step: int) -> None:
-        """Drops the lines of metrics.jsonl after `step`: a resumed run writes them again."""
+    def metrics_until(self, step: int) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl up to `step`; later ones are dropped, to be written again."""
         path = self / "metrics.jsonl"
-        if self.writes and gfile.exists(path):
-            lines = [line for line in _read(path).splitlines() if _step_of(line) <= step]
-            write_atomically(path, "".join(line + "\n" for line in lines))
+        if not gfile.exists(path):
+            return []
+        lines = [line for line in map(_metrics_of, _read(path).splitlines()) if line]
+        kept = [line for line in lines if line["step"] <= step]
+        if self.writes:
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        return kept
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
         if not self.writes:
             return
-        with gfile.GFile(self / "metrics.jsonl", "a") as file:
+        path = self / "metrics.jsonl"
+        with telling_of(path), gfile.GFile(path, "a") as file:
             file.write(json.dumps(metrics) + "\n")
 
     def update_result(self, mode: str, numbers: dict[str, Any]) -> None:
@@ -91,23 +102,71 @@ class Workdir:
     def result(self) -> dict[str, Any]:
         """What result.json holds; {} where there is none."""
         path = self / "result.json"
-        return json.loads(_read(path)) if gfile.exists(path) else {}
+        if not gfile.exists(path):
+            return {}
+        try:
+            result = json.loads(_read(path))
+            if isinstance(result, dict):
+                return result
+        except (ValueError, RecursionError):
+            pass
+        raise UserError(f"{path} is no JSON object; bring it back, or remove it.")
 
 
 def write_atomically(path: str, text: str) -> None:
-    """Replaces a file whole: a crash leaves the old one or the new one."""
-    with gfile.GFile(path + ".tmp", "w") as file:
-        file.write(text)
-    gfile.rename(path + ".tmp", path, overwrite=True)
+    """Replaces a file whole: a crash or a full disk leaves the old one or the new one.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with telling_of(path):
+        with gfile.GFile(path + ".tmp", "w") as file:
+            file.write(text)
+        gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+@contextlib.contextmanager
+def telling_of(path: str):
+    """Turns a failure to write a file into a message that names it."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "message", None) or error
+        raise UserError(f"{path} cannot be written: {reason}") from error
+
+
+@contextlib.contextmanager
+def telling_what_is_full():
+    """Turns the lack of memory or disk into a message that says what to do."""
+    try:
+        yield
+    except (MemoryError, OSError, tf.errors.ResourceExhaustedError) as error:
+        message = getattr(error, "message", None) or str(error)
+        if isinstance(error, OSError) or "space" in message:
+            raise UserError(
+                f"a file cannot be written or read: {message}. What was saved before is kept; the "
+                "same command goes on from it."
+            ) from error
+        raise UserError(
+            f"out of memory: {message.splitlines()[0] if message else 'no more to be had'}. "
+            "--mode=doctor with the same flags names a --micro_batch_size that fits."
+        ) from error
 
 
 def _read(path: str) -> str:
-    with gfile.GFile(path, "r") as file:
-        return file.read()
-
-
-def _step_of(line: str) -> float:
+    """Raises UserError where a file is no text or cannot be read."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # A line cut short by a crash.
+        with gfile.GFile(path, "r") as file:
+            return file.read()
+    except (UnicodeDecodeError, OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "message", None) or error
+        raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def _metrics_of(line: str) -> dict[str, Any] | None:
+    """None for a line cut short by a crash."""
+    try:
+        metrics = json.loads(line)
+        return metrics if isinstance(metrics["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

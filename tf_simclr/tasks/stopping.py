@@ -1,0 +1,71 @@
+"""Stopping on request, by a signal or the end of the time: the step in work ends and is saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+STARTED = time.monotonic()  # Of the process, or nearly so.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Notes SIGTERM, SIGINT and the end of the time while it is entered; a second signal exits.
+
+    Python's own handlers run between two of Python's operations, and a step on the device is one
+    of those, however long. So a thread reads the signals, and can end the process at any moment.
+    Outside the main thread, where signals cannot be caught, only the time counts.
+    """
+
+    def __init__(self, minutes: float = 0.0):
+        """minutes: since the start of the process; 0: no limit."""
+        self._minutes = minutes
+        self._signal: signal.Signals | None = None
+        self._previous: dict = {}
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run is to stop; None: it is not."""
+        if self._signal is not None:
+            return f"{self._signal.name} was received"
+        if self._minutes and time.monotonic() - STARTED >= 60 * self._minutes:
+            return f"--max_run_time={self._minutes:g} minutes are over"
+        return None
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._read, self._write = socket.socketpair()
+            self._write.setblocking(False)
+            self._previous = {s: signal.signal(s, lambda *_: None) for s in _SIGNALS}
+            self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        if self._previous:
+            signal.set_wakeup_fd(self._wakeup)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+            self._write.close()  # Ends the thread.
+
+    def _listen(self):
+        with self._read:
+            while True:
+                received = self._read.recv(1)
+                if not received:
+                    return
+                if received[0] not in _SIGNALS:
+                    continue
+                if self._signal is not None:
+                    os._exit(128 + received[0])
+                self._signal = signal.Signals(received[0])
+                print(
+                    f"\n{self._signal.name}: stopping after this step, with all saved; a second "
+                    "signal stops at once.",
+                    file=sys.stderr,
+                    flush=True,
+                )
