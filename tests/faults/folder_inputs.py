@@ -1,0 +1,113 @@
+"""Folders as people have them, and as nobody should: names, links, kinds of files, splits."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from tests.faults.flag_inputs import split_of
+from tests.faults.harness import Fault
+from tests.faults.image_inputs import image_of, whole_images
+from tf_simclr.data.bad_images import READ_ERRORS
+from tf_simclr.data.pipeline import eval_dataset, two_view_dataset
+from tf_simclr.data.sources import find_bad_images, open_source
+from tf_simclr.tasks.pretrain import explain_bad_images
+
+FOLDERS = (
+    *(b"", b"", b"a", b"b", b"cat", b"train", b"test", b"val", b"validation", b"Train", b"TEST"),
+    *(
+        b".hidden",
+        b"a b",
+        b"\xff\xfe",
+        b"new\nline",
+        b"\xe6\x97\xa5",
+        b"x.png",
+        b"[1]",
+        b"%s",
+        b"~",
+    ),
+    *(b"n" * 200, b" ", b"\\", b"\x1b[31m", b"extra"),
+)
+NAMES = (
+    *(b"0", b"1", b"2", b"3", b"4", b"5", b".hidden", b"\xff", b"new\nline", b"a b", b"%d", b"*"),
+    *(b"n" * 200, b"\xc3\xa9", b"x.jpg", b"-", b"\x1b[0m", b"\x7f"),
+)
+ENDINGS = (b".png", b".jpg", b".JPEG", b".gif", b".bmp", b".PNG", b".txt", b"", b".", b".webp")
+
+
+def write_folder(rng, folder: str) -> None:
+    """A folder "d" of some files."""
+    root = os.path.join(os.fsencode(folder), b"d")
+    if rng.random() < 0.02:
+        return rng.choice((lambda: None, lambda: _write(root, b"a file")))()
+    os.makedirs(root)
+    depth = rng.choice((0, 1, 1, 1, 2, 3))
+    above = [root] + [os.path.join(root, rng.choice(FOLDERS)) for _ in range(depth)]
+    for _ in range(rng.choice((0, 1, 3, 6, 12))):
+        where = os.path.join(rng.choice(above), rng.choice(FOLDERS))
+        os.makedirs(where, exist_ok=True)
+        path = os.path.join(where, rng.choice(NAMES) + rng.choice(ENDINGS[: rng.choice((2, 10))]))
+        if not os.path.lexists(path):
+            _make(rng, path, root)
+    if rng.random() < 0.04 and os.geteuid():  # root reads everything.
+        os.chmod(rng.choice([here for here, _, _ in os.walk(root)]), 0)
+
+
+def _make(rng, path: bytes, root: bytes) -> None:
+    kind = rng.random()
+    if kind < 0.75:
+        _write(path, rng.choice(whole_images()))
+    elif kind < 0.85:
+        _write(path, image_of(rng))
+    elif kind < 0.95:
+        top = os.path.relpath(root, os.path.dirname(path))
+        itself = os.path.basename(path)
+        targets = (top, itself, b"nowhere", b"..", b".", b"/dev/null", b"/dev/zero", b"x.png")
+        os.symlink(rng.choice(targets), path)
+    elif kind < 0.97:
+        os.mkfifo(path)
+    elif kind < 0.98 and len(path) < 100:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+    else:
+        os.makedirs(path)
+
+
+def _write(path: bytes, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def try_folder(rng, folder: str) -> None:
+    """Opens a split, looks for bad files; for some, makes a batch as a run does."""
+    split = split_of(rng) if rng.random() < 0.3 else rng.choice(("train",) * 4 + ("test", "val"))
+    path = os.path.join(folder, rng.choice(("d", "d", "d", "d/", "./d", "d/train", "d/a")))
+    options = {
+        "channels": rng.choice((None, None, 1, 3, 3, 2)),
+        "skip_bad_images": rng.random() < 0.7,
+    }
+    source = open_source("folder", path, split, **options)
+    names = [source.describe(index) for index in range(source.num_examples)]
+    missing = [name for name in names if not os.path.lexists(name)]
+    if missing:
+        raise Fault(f"{missing} are no files")
+    if len(set(names)) != len(names):
+        raise Fault("a file is there twice")
+    if source.labels is not None and not len(source.labels) == len(names):
+        raise Fault("not a label for each image")
+    if rng.random() < 0.5:
+        find_bad_images(source)
+    if rng.random() < 0.1:
+        _batch(rng, source)
+
+
+def _batch(rng, source) -> None:
+    size = rng.choice((1, 2, source.num_examples))
+    try:
+        if rng.random() < 0.5:
+            dataset = two_view_dataset(source, batch_size=size, image_size=6, blur=False)
+        else:
+            dataset = eval_dataset(source, batch_size=size, image_size=6)
+        next(iter(dataset))
+    except READ_ERRORS as error:
+        raise explain_bad_images(source, error) from error

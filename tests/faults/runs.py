@@ -1,0 +1,119 @@
+"""Small runs in processes of their own, to be killed, stopped and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from tf_simclr.checkpoints import load_encoder_from
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = {
+    "dataset": "digits",
+    "image_size": 8,
+    "encoder": "resnet18",
+    "width_multiplier": 0.125,
+    "use_blur": False,
+    "flip_probability": 0.0,
+    "num_proj_layers": 2,
+    "proj_out_dim": 16,
+    "train_batch_size": 32,
+    "train_steps": 60,
+    "warmup_epochs": 0.05,
+    "checkpoint_steps": 7,
+    "log_steps": 1,
+    "on_trouble": "warn",
+}
+_SECONDS = 300.0
+
+
+class Process:
+    """The binary with the small run's settings, its output in a file.
+
+    Attributes:
+      output: the file, standard output and error.
+    """
+
+    def __init__(self, workdir, output, env=None, prelude: str = "", **settings):
+        """prelude: Python to run in the process before the binary."""
+        program = f"{prelude}\nfrom tf_simclr.main import cli\ncli()"
+        flags = {"mode": "pretrain", "workdir": workdir, **SMALL, **settings}
+        self.output = pathlib.Path(output)
+        environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+        with self.output.open("a") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program, *(f"--{k}={v}" for k, v in flags.items())],
+                cwd=ROOT,
+                env={**environment, **(env or {})},
+                stdout=file,
+                stderr=file,
+            )
+        self.send = self._process.send_signal
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self, seconds: float = _SECONDS) -> int:
+        """Waits for the end; returns the exit code."""
+        return self._process.wait(seconds)
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def wait_for(self, condition) -> bool:
+        """Whether the condition came true before the end; looked at every half millisecond."""
+        deadline = time.monotonic() + _SECONDS
+        while self.running():
+            if condition():
+                return True
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.0005)
+        return False
+
+
+def run(workdir, output, **settings) -> str:
+    """A run to its end, which must be good; returns what it said."""
+    process = Process(workdir, output, **settings)
+    assert process.end() == 0, process.said()
+    return process.said()
+
+
+def steps_logged(workdir) -> int:
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def losses(workdir) -> list[float]:
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def assert_same_weights(workdir, other, rtol: float = 0.0, atol: float = 0.0) -> None:
+    a, b = (load_encoder_from(str(w)).get_weights() for w in (workdir, other))
+    for one, two in zip(a, b):
+        np.testing.assert_allclose(one, two, rtol=rtol, atol=atol)
+
+
+def clusters(hosts: int = 2) -> list[dict[str, str]]:
+    """TF_CONFIG for each of several processes of this machine."""
+    sockets = [socket.socket() for _ in range(hosts)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    workers = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return [
+        {
+            "TF_CONFIG": json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            )
+        }
+        for index in range(hosts)
+    ]

@@ -1,0 +1,139 @@
+"""Two processes with TF_CONFIG: the same run as one process, and what the loss of one does."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.faults.runs import Process, assert_same_weights, clusters, losses, run, steps_logged
+from tf_simclr.errors import STOPPED
+
+# A rate and a temperature at which this tiny network is not chaotic: at the usual ones the 1e-7
+# between two and four replicas of one process are 1e-2 eight steps later.
+TEN = {
+    "train_steps": 10,
+    "train_batch_size": 512,
+    "warmup_epochs": 3.9,
+    "learning_rate": 0.003,
+    "temperature": 0.5,
+    "checkpoint_steps": 5,
+}
+
+
+def start(folder, name="two", prelude=("", ""), **settings):
+    return [
+        Process(folder / name, folder / f"{name}.{i}", env, prelude=prelude[i], **settings)
+        for i, env in enumerate(clusters())
+    ]
+
+
+def check_like_one(folder, **settings):
+    hosts = start(folder, **settings)
+    assert [host.end() for host in hosts] == [0, 0], hosts[0].said() + hosts[1].said()
+    run(folder / "one", folder / "log", **settings)
+    np.testing.assert_allclose(losses(folder / "two"), losses(folder / "one"), rtol=1e-4)
+    assert_same_weights(folder / "two", folder / "one", rtol=1e-4, atol=1e-5)
+
+
+def test_two_hosts_are_like_one(tmp_path):
+    # 512 pairs: the streaming loss; LARS and synchronised batch normalisation are the defaults.
+    check_like_one(tmp_path, **TEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"micro_batch_size": 64},
+        {"rematerialize": True, "train_batch_size": 64},
+        {"lineareval_while_pretraining": True, "optimizer": "adamw", "train_batch_size": 64},
+        {"steps_per_execution": 3, "skip_bad_steps": 2, "train_batch_size": 64},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_two_hosts_are_like_one_in_every_way(settings, tmp_path):
+    ten = {**TEN, **settings}
+    ten["warmup_epochs"] = 9.9 * ten["train_batch_size"] / 1297
+    check_like_one(tmp_path, **ten)
+
+
+def check_other_ends(folder, lost: int, number: signal.Signals):
+    """Two hosts, of which one is lost: returns the seconds in which the other ended."""
+    hosts = start(folder, "broken")
+    assert hosts[0].wait_for(lambda: steps_logged(folder / "broken") >= 17)
+    hosts[lost].send(number)
+    began = time.monotonic()
+    other = hosts[1 - lost]
+    try:
+        assert other.end(60) == STOPPED, other.said()
+    finally:
+        hosts[lost].send(signal.SIGKILL)
+        hosts[lost].end()
+    seconds = time.monotonic() - began
+    assert f"worker {lost} (127.0.0.1:" in other.said().splitlines()[-1]
+    assert "was lost, so this host stops too" in other.said().splitlines()[-1]
+    return seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_host_ends_the_other_and_both_go_on(lost, tmp_path, capsys):
+    seconds = check_other_ends(tmp_path, lost, signal.SIGKILL)
+    with capsys.disabled():
+        print(f"\nworker {lost} killed: the other ended after {seconds:.0f} s")
+    for name in ("broken", "whole"):
+        hosts = start(tmp_path, name)
+        assert [host.end() for host in hosts] == [0, 0], hosts[0].said() + hosts[1].said()
+    assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_frozen_host_ends_the_other(tmp_path):
+    check_other_ends(tmp_path, 1, signal.SIGSTOP)
+
+
+@pytest.mark.slow
+def test_one_host_is_asked_to_stop_and_both_save(tmp_path):
+    hosts = start(tmp_path, "stopped")
+    assert hosts[0].wait_for(lambda: steps_logged(tmp_path / "stopped") >= 10)
+    hosts[1].send(signal.SIGTERM)
+    assert [host.end(120) for host in hosts] == [STOPPED, STOPPED], hosts[0].said()
+    assert "another host was asked to stop" in hosts[0].said().splitlines()[-1]
+    for name in ("stopped", "whole"):
+        hosts = start(tmp_path, name)
+        assert [host.end() for host in hosts] == [0, 0], hosts[0].said() + hosts[1].said()
+    assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
+
+
+_NO_DATA = """
+import time
+import tensorflow as tf
+from tf_simclr.tasks import hosts, pretrain
+hosts.HANGING_AFTER = 8.0
+original = pretrain.two_view_dataset
+def starving(*args, input_context=None, **kwargs):
+    views = original(*args, input_context=input_context, **kwargs)
+    if input_context is None:
+        return views
+    def sleep(i):
+        time.sleep(1000 if i > 12 else 0)
+        return i
+    slow = tf.data.Dataset.counter().map(lambda i: tf.numpy_function(sleep, [i], tf.int64))
+    return tf.data.Dataset.zip((views, slow)).map(lambda batch, _: batch)
+pretrain.two_view_dataset = starving
+"""
+
+
+@pytest.mark.slow
+def test_a_host_without_data_is_named(tmp_path):
+    patience = "from tf_simclr.tasks import hosts\nhosts.HANGING_AFTER = 8.0"
+    hosts = start(tmp_path, "hanging", prelude=(patience, _NO_DATA))
+    assert [host.end(120) for host in hosts] == [STOPPED, STOPPED]
+    for host in hosts:
+        assert "worker 1 (127.0.0.1:" in host.said() and "waits for data" in host.said()
+    said = hosts[0].said().splitlines()[-1]
+    assert "worker 0" in said and "waits for the others; worker 1" in said
