@@ -184,7 +184,7 @@ def follow(config: Config) -> None:
         build.source_of(config, config.train_split)
     if not config.workdir or os.path.isabs(config.workdir):
         return
-    Workdir(config.workdir).claim(config)
+    Workdir(config.workdir).check_is_of(config)
     changed = claimed_differently(config)
     if changed:
         raise Fault(f"a run is not recognised by its own flags.resolved: {changed}")
@@ -193,7 +193,7 @@ def follow(config: Config) -> None:
 def claimed_differently(config: Config) -> str:
     """What a second claim with the same settings complains of."""
     try:
-        Workdir(config.workdir).claim(config)
+        Workdir(config.workdir).check_is_of(config)
     except UserError as error:
         return str(error)
     return ""

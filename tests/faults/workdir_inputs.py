@@ -202,7 +202,7 @@ def _restore(rng, workdir):
 
 def _claim(rng, workdir):
     more = rng.choice(({}, {"log_steps": 2}, {"temperature": 0.5}))
-    Workdir(workdir).claim(Config(workdir=workdir, **{**SMALL, **more}))
+    Workdir(workdir).check_is_of(Config(workdir=workdir, **{**SMALL, **more}))
 
 
 def _record(rng, workdir):

@@ -46,7 +46,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         encoder = load_encoder_from(config.init_from)
         judging.check_channels(encoder, source)
         model = _classifier(config, encoder, len(source.class_names), plan, strategy)
-    workdir.claim(config)
+    workdir.check_is_of(config)
     checkpoints = RunCheckpoints(
         workdir / "checkpoints",
         keep=config.keep_checkpoint_max,
@@ -58,6 +58,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     check_same_run(workdir / "checkpoints", source, config.allow_changes)
     step = checkpoints.restore_latest(config.allow_changes) or 0
     check_same_step(strategy, step)
+    workdir.claim(config)
     lines = workdir.metrics_until(step)
     frozen = [v.numpy() for v in model.non_trainable_variables] if _is_frozen(config) else []
     if step < plan.total_steps:

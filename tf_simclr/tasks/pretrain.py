@@ -39,7 +39,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     if config.jit_compile:
         check_compilable(strategy)
     workdir = Workdir(config.workdir, writes=is_chief(strategy))
-    workdir.claim(config)
+    workdir.check_is_of(config)
     tf.keras.mixed_precision.set_global_policy(config.precision)
     if config.lineareval_while_pretraining:
         require_labels(source)
@@ -57,6 +57,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     check_same_run(workdir / "checkpoints", source, config.allow_changes)
     step = checkpoints.restore_latest(config.allow_changes) or 0
     check_same_step(strategy, step)
+    workdir.claim(config)
     lines = workdir.metrics_until(step)
     _announce(config, source, plan, strategy, step)
     if step < plan.total_steps:

@@ -34,12 +34,11 @@ class Workdir:
     def __truediv__(self, name: str) -> str:
         return os.path.join(self.path, name)
 
-    def claim(self, config: Config) -> None:
-        """Makes the folder this run's, or checks that it already is.
+    def check_is_of(self, config: Config) -> None:
+        """Checks that the folder is this run's, or free; touches nothing.
 
         Raises:
-          UserError: it holds a run with other settings, and `config.allow_changes` is off; nothing
-            is touched.
+          UserError: it holds a run with other settings, and `config.allow_changes` is off.
         """
         saved = self / "flags.resolved"
         if gfile.exists(saved):
@@ -58,6 +57,9 @@ class Workdir:
                 "Use another --workdir."
             )
         self.result()  # Better now than when there are numbers for it.
+
+    def claim(self, config: Config) -> None:
+        """Makes the folder this run's, once it is known that the run can go on in it."""
         if not self.writes:
             return
         try:
@@ -66,7 +68,7 @@ class Workdir:
             raise UserError(
                 f"--workdir={self.path} cannot be made a folder: {error.message}"
             ) from error
-        write_atomically(saved, to_flagfile(config))
+        write_atomically(self / "flags.resolved", to_flagfile(config))
 
     def metrics_until(self, step: int) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl up to `step`; later ones are dropped, to be written again."""
