@@ -185,6 +185,7 @@ def follow(config: Config) -> None:
     if not config.workdir or os.path.isabs(config.workdir):
         return
     Workdir(config.workdir).check_is_of(config)
+    Workdir(config.workdir).claim(config)
     changed = claimed_differently(config)
     if changed:
         raise Fault(f"a run is not recognised by its own flags.resolved: {changed}")

@@ -95,10 +95,10 @@ def losses(workdir) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def assert_same_weights(workdir, other, rtol: float = 0.0, atol: float = 0.0) -> None:
+def assert_same_weights(workdir, other) -> None:
     a, b = (load_encoder_from(str(w)).get_weights() for w in (workdir, other))
     for one, two in zip(a, b):
-        np.testing.assert_allclose(one, two, rtol=rtol, atol=atol)
+        np.testing.assert_array_equal(one, two)
 
 
 def clusters(hosts: int = 2) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.faults.runs import Process, assert_same_weights, clusters, losses, run, steps_logged
+from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.errors import STOPPED
 
 # A rate and a temperature at which this tiny network is not chaotic: at the usual ones the 1e-7
@@ -51,8 +52,13 @@ def test_two_hosts_are_like_one_replica(micro_batch_size, tmp_path):
     assert [host.end() for host in hosts] == [0, 0], hosts[0].said() + hosts[1].said()
     run(tmp_path / "one", tmp_path / "log", **settings)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
-    # Weights are of the order of 1; a beta near 0 has a gradient that is rounding, mostly.
-    assert_same_weights(tmp_path / "two", tmp_path / "one", rtol=1e-4, atol=1e-4)
+    # All trained weights as one vector: a beta near 0 has a gradient that is rounding, mostly, and
+    # in micro-batches moving averages move as often as a replica has parts.
+    two, one = (
+        np.concatenate([w.numpy().ravel() for w in load_encoder_from(folder).trainable_weights])
+        for folder in (tmp_path / "two", tmp_path / "one")
+    )
+    assert np.linalg.norm(two - one) <= 1e-4 * np.linalg.norm(one)
 
 
 @pytest.mark.slow
