@@ -7,9 +7,10 @@ import pathlib
 
 import pytest
 
-from tf_simclr.config import Config, from_flagfile, to_flagfile
+from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.flag_defs import flag_table
+from tf_simclr.flagfile import from_flagfile, to_flagfile
 
 
 def test_defaults_are_valid_and_frozen():

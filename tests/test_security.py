@@ -22,10 +22,11 @@ import tensorflow as tf
 from tf_simclr import main
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.checkpoints.harmless import check_config
-from tf_simclr.config import Config, from_flagfile, to_flagfile
+from tf_simclr.config import Config
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError, printable
 from tf_simclr.export.card import markdown
+from tf_simclr.flagfile import from_flagfile, to_flagfile
 from tf_simclr.report import pictures, write_report
 from tf_simclr.tasks import doctor, judging
 

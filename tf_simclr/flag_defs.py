@@ -7,8 +7,9 @@ import os
 
 from absl import flags
 
-from tf_simclr.config import Config, from_flagfile
+from tf_simclr.config import Config
 from tf_simclr.errors import UserError
+from tf_simclr.flagfile import from_flagfile
 
 # What a mode takes over from the run it starts from, unless told otherwise.
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")

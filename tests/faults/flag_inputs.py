@@ -11,10 +11,11 @@ from absl import flags
 
 from tests.faults.harness import Fault
 from tf_simclr import flag_defs
-from tf_simclr.config import Config, to_flagfile
+from tf_simclr.config import Config
 from tf_simclr.data.parameters import ViewOptions
 from tf_simclr.data.splits import parse_split, slice_rows
 from tf_simclr.errors import UserError
+from tf_simclr.flagfile import to_flagfile
 from tf_simclr.tasks import build
 from tf_simclr.tasks.plan import make_plan
 from tf_simclr.tasks.pretrain import check_batch

@@ -1,7 +1,6 @@
-"""Alignment, uniformity and effective rank, by loops over float64 vectors: oracles.
+"""Alignment and uniformity, by loops over float64 vectors: oracles.
 
-Wang & Isola 2020, arXiv:2005.10242, eq. 1 and 2 (alpha = 2, t = 2); Roy & Vetterli 2007, "The
-effective rank: a measure of effective dimensionality", definition 1.
+Wang & Isola 2020, arXiv:2005.10242, eq. 1 and 2 (alpha = 2, t = 2).
 """
 
 from __future__ import annotations
@@ -28,13 +27,6 @@ def uniformity(z: np.ndarray) -> float:
             if i != j:
                 potentials.append(math.exp(-2.0 * math.fsum((u[i] - u[j]) ** 2)))
     return math.log(math.fsum(potentials) / len(potentials))
-
-
-def effective_rank(h: np.ndarray) -> float:
-    """exp of the Shannon entropy of the singular values scaled to sum 1: 1 .. min(N, D)."""
-    singular = np.linalg.svd(np.asarray(h, np.float64), compute_uv=False)
-    shares = singular / singular.sum()
-    return math.exp(-math.fsum(p * math.log(p) for p in shares if p > 0.0))
 
 
 def _normalized(z: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Everything here is computed in float32 whatever the embeddings' dtype.
 
 from tf_simclr.losses.nt_xent import (
     NTXent,
+    NTXentOutput,
     chance_level,
     check_temperature,
     nt_xent,
@@ -14,6 +15,7 @@ from tf_simclr.losses.spread import alignment, effective_rank, embedding_std, un
 
 __all__ = [
     "NTXent",
+    "NTXentOutput",
     "alignment",
     "chance_level",
     "check_temperature",

@@ -10,11 +10,10 @@ from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import synchronize_batch_norm
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.micro_batches import Parts
-from tf_simclr.models.recompute import Network, forward, penalties, read
+from tf_simclr.models.recompute import Network, forward, penalties
 from tf_simclr.models.segments import segments_of
-from tf_simclr.models.skipping import keep_finite, skipping
-
-_WATCHED_ROWS = 512  # Embeddings whose spread is looked at; uniformity's cost is quadratic.
+from tf_simclr.models.skipping import counting_skips, skipping
+from tf_simclr.models.step_metrics import StepMetrics
 
 
 @tf.keras.utils.register_keras_serializable(package="tf_simclr")
@@ -96,10 +95,7 @@ class SimCLR(tf.keras.Model):
             self._network = Network([[encoder, self.projection_head]])
         else:
             self._network = None
-        names = ["loss", "contrastive_top1", "contrastive_top5", "embedding_std", "alignment"]
-        names += ["uniformity", "effective_rank"]
-        names += ["probe_loss", "probe_top1"] if probe_classes else []
-        self._means = {name: tf.keras.metrics.Mean(name=name) for name in names}
+        self._observed = StepMetrics(bool(probe_classes), finite_only=skip_bad_steps)
         self._skipped = tf.keras.metrics.Sum(name="skipped_steps")
         self.built = True
 
@@ -122,7 +118,7 @@ class SimCLR(tf.keras.Model):
     @property
     def metrics(self):
         skipped = [self._skipped] if self._can_skip else []
-        return [*self._means.values(), *skipped]
+        return [*self._observed.means.values(), *skipped]
 
     @property
     def learned_variables(self) -> list[tf.Variable]:
@@ -138,8 +134,10 @@ class SimCLR(tf.keras.Model):
         recompute = self.rematerialize or Parts(batch, self.micro_batch_size).count > 1
         step = self._minimize_recomputing if recompute else self._minimize
         if self._can_skip:
-            step = self._counting_skips(step)
-        self._observe(*step(batch))
+            moving = self.encoder.non_trainable_variables
+            moving = moving + self.projection_head.non_trainable_variables
+            step = counting_skips(step, self.optimizer, moving, self._skipped)
+        self._observed.update(*step(batch))
         if labelled is not None:
             self._train_probe(*labelled)
         return {mean.name: mean.result() for mean in self.metrics}
@@ -176,22 +174,6 @@ class SimCLR(tf.keras.Model):
     def _can_skip(self) -> bool:
         return isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
-    def _counting_skips(self, step):
-        """`step`, which may leave out its update, with that counted and statistics kept sound."""
-
-        def count(batch):
-            moving = [*self.encoder.non_trainable_variables]
-            moving += self.projection_head.non_trainable_variables
-            before, scale = read(moving), tf.identity(self.optimizer.loss_scale)
-            observed = step(batch)
-            keep_finite(moving, before)
-            # Keras counts good steps, from 0 again after a bad one or when it raises the scale.
-            bad = (self.optimizer.dynamic_counter == 0) & (self.optimizer.loss_scale <= scale)
-            self._skipped.update_state(losses.replica_share(tf.cast(bad, tf.float32)))
-            return observed
-
-        return count
-
     def test_step(self, data):
         batch, labelled = self._inputs(data)
 
@@ -202,7 +184,7 @@ class SimCLR(tf.keras.Model):
 
         parts = Parts(batch, self.micro_batch_size)
         z_a, z_b = parts.map(embed, (tf.float32, tf.float32))
-        self._observe(losses.nt_xent(z_a, z_b, self.temperature), z_a, z_b)
+        self._observed.update(losses.nt_xent(z_a, z_b, self.temperature), z_a, z_b)
         if labelled is not None:
             self._probe_loss(*labelled)
         return {mean.name: mean.result() for mean in self.metrics}
@@ -261,25 +243,6 @@ class SimCLR(tf.keras.Model):
             )
         return tuple(data), labelled
 
-    def _observe(self, contrast, z_a, z_b):
-        rank = contrast.positive_rank
-        observed = {
-            "loss": contrast.loss,
-            "contrastive_top1": tf.cast(rank < 1, tf.float32),
-            "contrastive_top5": tf.cast(rank < 5, tf.float32),
-            "embedding_std": losses.embedding_std(z_a),
-            "alignment": losses.alignment(z_a, z_b),
-            "uniformity": losses.uniformity(z_a[:_WATCHED_ROWS]),
-            "effective_rank": losses.effective_rank(z_a[:_WATCHED_ROWS]),
-        }
-        for name, value in observed.items():
-            if self.skip_bad_steps:  # A mean must not keep the NaN of a step that was left out.
-                finite = tf.math.is_finite(value)
-                value, weight = tf.where(finite, value, 0.0), tf.cast(finite, tf.float32)
-                self._means[name].update_state(value, sample_weight=weight)
-            else:
-                self._means[name].update_state(value)
-
     def _train_probe(self, images, labels):
         with tf.GradientTape() as tape:
             loss = losses.replica_share(self._probe_loss(images, labels))
@@ -293,10 +256,7 @@ class SimCLR(tf.keras.Model):
         h = tf.stop_gradient(h)
         logits = self.probe(h)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        self._means["probe_loss"].update_state(loss)
-        self._means["probe_top1"].update_state(
-            tf.keras.metrics.sparse_categorical_accuracy(labels, logits)
-        )
+        self._observed.update_probe(loss, labels, logits)
         return tf.reduce_mean(loss)
 
 

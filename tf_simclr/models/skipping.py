@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+from tf_simclr.losses import replica_share
+from tf_simclr.models.recompute import read
 
 _NEVER = 2**62  # Steps until Keras would raise the scale.
 
@@ -18,6 +23,33 @@ def skipping(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Op
     return tf.keras.mixed_precision.LossScaleOptimizer(
         optimizer, initial_scale=1.0, dynamic_growth_steps=_NEVER
     )
+
+
+def counting_skips(
+    step: Callable,
+    optimizer: tf.keras.mixed_precision.LossScaleOptimizer,
+    moving: list[tf.Variable],
+    skipped: tf.keras.metrics.Metric,
+) -> Callable:
+    """The step, which may leave out its update, with that counted and statistics kept sound.
+
+    Args:
+      step: a function that updates by the optimiser, and moves statistics, once.
+      optimizer: the one that may leave the update out.
+      moving: the statistics; put back if they have become NaN or infinite.
+      skipped: gets 1 for a step left out, 0 for another, over all replicas.
+    """
+
+    def count(*arguments):
+        before, scale = read(moving), tf.identity(optimizer.loss_scale)
+        told = step(*arguments)
+        keep_finite(moving, before)
+        # Keras counts good steps, from 0 again after a bad one or when it raises the scale.
+        bad = (optimizer.dynamic_counter == 0) & (optimizer.loss_scale <= scale)
+        skipped.update_state(replica_share(tf.cast(bad, tf.float32)))
+        return told
+
+    return count
 
 
 def keep_finite(variables: list[tf.Variable], before: list[tf.Tensor]) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr.config import Config, from_flagfile, to_flagfile
+from tf_simclr.config import Config
 from tf_simclr.errors import UserError
+from tf_simclr.flagfile import from_flagfile, to_flagfile
 
 gfile = tf.io.gfile
 
