@@ -10,8 +10,10 @@ import tensorflow as tf
 
 from tf_simclr import tasks
 from tf_simclr.config import Config
+from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError
 from tf_simclr.tasks import doctor, memory
+from tf_simclr.tasks.plan import make_plan
 
 SMALL = {
     "mode": "doctor",
@@ -66,6 +68,13 @@ def test_looks_into_a_folder(capsys, tmp_path):
     assert "broken.png" in said["bad files"]
     said = report(capsys, **folder, skip_bad_images=True)
     assert said["images"].startswith("120 in ") and said["bad files"].startswith("1 left out")
+
+
+def test_counts_the_variables_of_a_legacy_optimizer():
+    config = Config(**SMALL, optimizer="lamb")
+    source = open_source("digits")
+    need = doctor.Need.of(config, source, make_plan(config, source.num_examples))
+    assert need.variables > 4 * 3 * need.parameters  # Weights and two moments, float32.
 
 
 def test_finds_the_micro_batch_that_fits(capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -36,7 +37,7 @@ def build_optimizer(
       momentum: for lars and momentum, in [0, 1).
 
     Returns:
-      The optimiser. All but "lamb" are built, so checkpoints restore at once.
+      The optimiser, built, so that checkpoints restore at once.
 
     Raises:
       UserError: unknown name, or a value out of range.
@@ -47,7 +48,9 @@ def build_optimizer(
         raise UserError(f"weight_decay must be >= 0; received {weight_decay!r}.")
     decayed, spared = decay_sets(variables)
     if name == "lamb":
-        return _lamb(learning_rate, weight_decay, decayed, spared)
+        optimizer = _lamb(learning_rate, weight_decay, decayed, spared)
+        optimizer._create_all_weights(variables)  # A legacy optimiser has no public build.
+        return optimizer
     if name == "lars":
         optimizer = LARS(learning_rate, momentum=momentum, weight_decay=weight_decay)
     elif name == "momentum":
@@ -70,7 +73,9 @@ def decay_sets(variables: Sequence[tf.Variable]) -> tuple[list, list]:
 
 
 def _lamb(learning_rate, weight_decay, decayed, spared):
-    import tensorflow_addons as tfa  # Slow to import, and rarely needed.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # That TensorFlow Addons has ended is why it is pinned.
+        import tensorflow_addons as tfa  # Slow to import, and rarely needed.
 
     # LAMB takes patterns only, so each spared variable gets one that matches nothing else.
     names = [v.name.split(":")[0] for v in spared]

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr import losses
+from tf_simclr.checkpoints import variable_paths
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images, listed
 from tf_simclr.data.decoding import MAX_PIXELS, image_size
@@ -86,7 +87,6 @@ class Need:
             model = build.simclr_of(few, source.channels, plan, 0)
         finally:
             tf.keras.mixed_precision.set_global_policy("float32")
-        model.optimizer.build(model.learned_variables)
         low, high = (
             peak_bytes(
                 tf.function(model.train_step).get_concrete_function(_batch(config, source, n))
@@ -95,10 +95,10 @@ class Need:
         )
         per_image = (high - low) // (_TRACED[1] - _TRACED[0])
         z = tf.TensorSpec([config.train_batch_size, config.proj_out_dim])
-        variables = [*model.variables, *model.optimizer.variables]
+        variables = variable_paths(tf.train.Checkpoint(model=model)).values()
         return cls(
             parameters=sum(v.shape.num_elements() for v in model.learned_variables),
-            variables=sum(_size(v) for v in {v.ref(): v for v in variables}.values()),
+            variables=sum(map(_size, variables)),
             fixed=low - _TRACED[0] * per_image,
             per_image=per_image,
             per_stored_image=2 * config.image_size**2 * source.channels,

@@ -42,7 +42,11 @@ class Workdir:
           UserError: it holds a run with other settings, and `config.allow_changes` is off.
         """
         saved = self / "flags.resolved"
-        if gfile.exists(saved):
+        try:
+            found = gfile.exists(saved)
+        except tf.errors.OpError as error:  # A scheme that nobody knows, a server that is away.
+            raise UserError(f"--workdir={self.path} cannot be read: {error.message}") from error
+        if found:
             changed = config.changed_from(from_flagfile(_read(saved)))
             if changed:
                 list_ = ", ".join(f"--{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
