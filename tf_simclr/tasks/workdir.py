@@ -148,14 +148,14 @@ def telling_what_is_full():
     try:
         yield
     except (MemoryError, OSError, tf.errors.ResourceExhaustedError) as error:
-        message = getattr(error, "message", None) or str(error)
+        message = " ".join((getattr(error, "message", None) or str(error)).split())
         if isinstance(error, OSError) or "space" in message:
             raise UserError(
                 f"a file cannot be written or read: {message}. What was saved before is kept; the "
                 "same command goes on from it."
             ) from error
         raise UserError(
-            f"out of memory: {message.splitlines()[0] if message else 'no more to be had'}. "
+            f"out of memory: {message[:200] or 'no more to be had'}. "
             "--mode=doctor with the same flags names a --micro_batch_size that fits."
         ) from error
 
