@@ -20,8 +20,10 @@ tasks.run = run
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"precision": "mixed_bfloat16", "virtual_cpus": 2}])
+_BFLOAT16 = pytest.param({"precision": "mixed_bfloat16", "virtual_cpus": 2}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("more", [{}, _BFLOAT16], ids=["float32", "mixed_bfloat16"])
 def test_two_runs_have_the_same_bits(more, tmp_path):
     settings = {"deterministic": True, "train_steps": 20, **more}
     said = [

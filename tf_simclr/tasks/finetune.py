@@ -21,7 +21,7 @@ from tf_simclr.optim.factory import build_optimizer
 from tf_simclr.tasks import judging
 from tf_simclr.tasks.features import represent
 from tf_simclr.tasks.guards import Guard
-from tf_simclr.tasks.loop import train
+from tf_simclr.tasks.loop import train, wait_shown
 from tf_simclr.tasks.plan import make_plan
 from tf_simclr.tasks.pretrain import check_batch, check_same_step, explain_bad_images
 from tf_simclr.tasks.records import card, check_same_run, manifest
@@ -115,7 +115,7 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step, li
             "loss": f"{metrics['loss']:.3f}",
             "top1": f"{metrics['top1']:.1%}",
             "img/s": f"{metrics['images_per_second']:.0f}",
-            "wait": f"{metrics['data_wait']:.1%}",
+            **wait_shown(metrics),
         }
 
     try:

@@ -7,6 +7,7 @@ when asked to, and at the first step whose loss is no number, before anything of
 from __future__ import annotations
 
 import collections
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -94,7 +95,8 @@ def train(
                 metrics = _metrics(model, step) | interval.rates(batch_size)
                 log(metrics)
                 bar.set_postfix(describe(metrics), refresh=False)
-                if metrics["data_wait"] > _WAITING_TOO_LONG and interval.number > 1 and not hinted:
+                waits = metrics.get("data_wait", 0.0) > _WAITING_TOO_LONG
+                if waits and interval.number > 1 and not hinted:
                     hinted = True
                     logging.warning(
                         "Steps wait for data %.0f %% of the time: give the host more CPU cores, "
@@ -125,14 +127,14 @@ def _make_run_steps(model, steps_per_call, jit_compile):
     """
     strategy = tf.distribute.get_strategy()
     one_step = tf.function(model.train_step, jit_compile=True) if jit_compile else model.train_step
+    now = tf.timestamp if _has_clock() else lambda: tf.constant(math.nan, tf.float64)
 
     def step_once(iterator, waiting):
-        asked = tf.timestamp()
+        asked = now()
         with tf.control_dependencies([asked, waiting.assign(True)]):
             batch = next(iterator)
         with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-            waited = tf.timestamp() - asked
-        with tf.control_dependencies([waited]):
+            waited = now() - asked
             waiting.assign(False)
         logs = strategy.run(one_step, args=(batch,))
         local = strategy.experimental_local_results
@@ -221,10 +223,24 @@ class _Interval:
 
     def rates(self, batch_size: int) -> dict[str, float]:
         seconds = time.monotonic() - self._began
-        return {
-            "images_per_second": self._steps * batch_size / seconds,
-            "data_wait": min(self._waited / seconds, 1.0),
-        }
+        rates = {"images_per_second": self._steps * batch_size / seconds}
+        if not math.isnan(self._waited):
+            rates["data_wait"] = min(self._waited / seconds, 1.0)
+        return rates
+
+
+def wait_shown(metrics: dict[str, float]) -> dict[str, str]:
+    """What the progress bar shows of the wait for data; nothing where it is not known."""
+    return {"wait": f"{metrics['data_wait']:.1%}"} if "data_wait" in metrics else {}
+
+
+def _has_clock() -> bool:
+    """Whether a device's program may read the time: under `--deterministic` it may not."""
+    try:
+        tf.timestamp()
+        return True
+    except tf.errors.FailedPreconditionError:
+        return False
 
 
 def _steps_until_due(step: int, plan: Plan, most: int) -> int:

@@ -19,7 +19,7 @@ from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.report import view_grid, write_report
 from tf_simclr.tasks import build
 from tf_simclr.tasks.guards import Guard
-from tf_simclr.tasks.loop import train
+from tf_simclr.tasks.loop import train, wait_shown
 from tf_simclr.tasks.plan import Plan, make_plan
 from tf_simclr.tasks.records import card, check_same_run, manifest
 from tf_simclr.tasks.workdir import Workdir
@@ -90,7 +90,7 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step, li
             "loss": f"{metrics['loss']:.3f} (chance {chance:.3f})",
             "top1": f"{metrics['contrastive_top1']:.1%}",
             "img/s": f"{metrics['images_per_second']:.0f}",
-            "wait": f"{metrics['data_wait']:.1%}",
+            **wait_shown(metrics),
         }
 
     try:
