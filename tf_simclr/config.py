@@ -204,7 +204,8 @@ class Config:
     jit_compile: bool = _machine(False, "Compile the training step with XLA.", alters_run=True)
     deterministic: bool = _machine(
         False,
-        "Only operations that give the same bits each time on the same machine; slower on GPUs.",
+        "Only operations that give the same bits each time on the same machine; no figure of the "
+        "wait for data then.",
     )
     steps_per_execution: int = _machine(1, "Steps per call of the device's program.", low=1)
 
