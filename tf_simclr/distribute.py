@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -88,14 +90,22 @@ def host_names(strategy: tf.distribute.Strategy) -> tuple[list[str], int]:
     return _resolver_place(strategy.cluster_resolver)
 
 
-def check_compilable(strategy: tf.distribute.Strategy) -> None:
-    """Raises UserError where XLA cannot compile a replica's step."""
+def compiled_by_xla(strategy: tf.distribute.Strategy, step: Callable) -> Callable:
+    """A function of (args) for `strategy.run`, which runs `step` on every replica, compiled by XLA.
+
+    The step becomes one program. Of several replicas on CPUs, where XLA has no collective
+    operations, what lies between these becomes programs of its own.
+    """
     on_cpus = all("CPU" in device.upper() for device in strategy.extended.worker_devices)
     if on_cpus and strategy.num_replicas_in_sync > 1:
-        raise UserError(
-            f"--jit_compile does not go with {strategy.num_replicas_in_sync} replicas on CPUs: XLA "
-            "has no collective operations there. Use one replica, GPUs or a TPU, or leave it out."
-        )
+
+        def run(args):
+            # Not inside the step: replicas are traced by turns in one graph, whose scope this is.
+            with tf.xla.experimental.jit_scope():
+                return strategy.run(step, args)
+
+        return run
+    return functools.partial(strategy.run, tf.function(step, jit_compile=True))
 
 
 def num_replicas() -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from tests.reference.nt_xent import nt_xent as oracle
 from tests.replicas import mirrored
 from tf_simclr import losses
 from tf_simclr.data.pipeline import labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
+from tf_simclr.distribute import compiled_by_xla
 from tf_simclr.errors import UserError
 from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
@@ -59,11 +63,13 @@ def train_on(strategy, source, *, jit_compile=False, tiny=False):
             source, batch_size=BATCH, image_size=SIZE, input_context=context
         )
     )
-    step = tf.function(model.train_step, jit_compile=True) if jit_compile else model.train_step
+    run_step = functools.partial(strategy.run, model.train_step)
+    if jit_compile:
+        run_step = compiled_by_xla(strategy, model.train_step)
 
     @tf.function
     def run(batch):
-        strategy.run(step, args=(batch,))
+        run_step(args=(batch,))
 
     trajectory = []
     for batch, _ in zip(dataset, range(STEPS)):
@@ -101,6 +107,18 @@ def test_four_replicas_change_nothing(source):
 def test_the_whole_step_compiles_under_xla(source, one_replica):
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     assert_close(one_replica, train_on(strategy, source, jit_compile=True), 1e-3)
+
+
+def test_two_replicas_compile_in_parts_under_xla(source, one_replica):
+    context.context().enable_graph_collection()
+    try:
+        assert_close(one_replica, train_on(mirrored(2), source, jit_compile=True), 1e-3)
+    finally:
+        graphs = context.context().export_run_metadata().function_graphs
+        context.context().disable_graph_collection()
+    ran = {node.op for graph in graphs for part in graph.partition_graphs for node in part.node}
+    assert {"_XlaRun", "CollectiveReduceV2"} <= ran
+    assert not ran & {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "MatMul", "Exp"}
 
 
 def test_the_step_has_static_shapes_and_no_host_op(source):

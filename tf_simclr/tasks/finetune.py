@@ -12,7 +12,7 @@ from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import READ_ERRORS
 from tf_simclr.data.pipeline import labelled_dataset
-from tf_simclr.distribute import check_compilable, is_chief
+from tf_simclr.distribute import is_chief
 from tf_simclr.errors import printable
 from tf_simclr.export import export_encoder, write_keras
 from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
@@ -37,8 +37,6 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     source, eval_source = judging.labelled_splits(config)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
-    if config.jit_compile:
-        check_compilable(strategy)
     workdir = Workdir(config.workdir, writes=is_chief(strategy))
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.mixed_precision.set_global_policy(config.precision)

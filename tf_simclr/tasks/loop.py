@@ -7,6 +7,7 @@ when asked to, and at the first step whose loss is no number, before anything of
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import sys
 import time
@@ -17,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from tf_simclr.distribute import several_hosts
+from tf_simclr.distribute import compiled_by_xla, several_hosts
 from tf_simclr.errors import Stopped, UserError
 from tf_simclr.tasks.hosts import Watch
 from tf_simclr.tasks.plan import Plan, is_due
@@ -126,7 +127,9 @@ def _make_run_steps(model, steps_per_call, jit_compile):
     first whose loss is no number, the hosts that are asked to stop, skipped steps, seconds waited.
     """
     strategy = tf.distribute.get_strategy()
-    one_step = tf.function(model.train_step, jit_compile=True) if jit_compile else model.train_step
+    run = functools.partial(strategy.run, model.train_step)
+    if jit_compile:
+        run = compiled_by_xla(strategy, model.train_step)
     now = tf.timestamp if _has_clock() else lambda: tf.constant(math.nan, tf.float64)
 
     def step_once(iterator, waiting):
@@ -136,7 +139,7 @@ def _make_run_steps(model, steps_per_call, jit_compile):
         with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
             waited = now() - asked
             waiting.assign(False)
-        logs = strategy.run(one_step, args=(batch,))
+        logs = run(args=(batch,))
         local = strategy.experimental_local_results
         finite = tf.reduce_all(tf.math.is_finite(tf.stack(local(logs["loss"]))))
         skipped = tf.add_n(local(logs["skipped_steps"])) if "skipped_steps" in logs else 0.0

@@ -12,7 +12,7 @@ from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import READ_ERRORS, bad_images_error, find_bad_images
 from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
-from tf_simclr.distribute import check_compilable, is_chief, several_hosts
+from tf_simclr.distribute import is_chief, several_hosts
 from tf_simclr.errors import UserError
 from tf_simclr.export import export_encoder
 from tf_simclr.models.batch_norm import plain_copy
@@ -36,8 +36,6 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     source = build.source_of(config, config.train_split)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
-    if config.jit_compile:
-        check_compilable(strategy)
     workdir = Workdir(config.workdir, writes=is_chief(strategy))
     workdir.check_is_of(config)
     tf.keras.mixed_precision.set_global_policy(config.precision)
