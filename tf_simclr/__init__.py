@@ -32,6 +32,7 @@ _HOMES = {
     "classifier": "models.classifier",
     "export_encoder": "export",
     "finish_views": "augment",
+    "in_memory": "data.in_memory",
     "labelled_dataset": "data.pipeline",
     "load_encoder": "export",
     "nt_xent": "losses",

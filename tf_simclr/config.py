@@ -109,6 +109,12 @@ class Config:
     follow_links: bool = _data(
         False, "Follow symbolic links that lead out of --data_dir, the folder of images."
     )
+    cache: str = _data(
+        "auto",
+        "Keep decoded images in memory; auto: where they take at most 1 GiB.",
+        choices=("auto", "on", "off"),
+        alters_run=False,
+    )
     data_service: str = _data(
         "",
         "Dispatcher of a tf.data service that makes the views, grpc://host:port.",

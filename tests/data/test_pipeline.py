@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_simclr.augment import finish_views
+from tf_simclr.augment import finish_views, views
 from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.data.pipeline import eval_dataset, labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
@@ -29,6 +29,7 @@ class Encoded:
     """A source that hands out one image at a time, of sizes of their own."""
 
     name, channels, images, class_names = "encoded", 3, None, ("a", "b")
+    image_shape = None
     num_examples = 20
     labels = np.arange(20) % 2
 
@@ -176,12 +177,21 @@ def test_a_whole_crop_is_the_image(images):
     np.testing.assert_array_equal(batch["images"][:, 0].numpy(), images[index])
 
 
-def test_flip_mirrors_left_to_right(images):
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_flip_mirrors_left_to_right(one_by_one, together, images, monkeypatch):
     source = array_source(images)
-    options = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0), "flip_probability": 1.0}
+    if one_by_one:  # Flipped by the device then.
+        source.image_shape = None
+    monkeypatch.setattr(views, "_has_accelerator", lambda: together)
+    options = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0), "flip_probability": 0.5}
+    options.update(color_jitter_strength=0.0, grayscale_probability=0.0, blur=False)
     batch = next(iter(two_view_dataset(source, batch_size=8, image_size=12, seed=5, **options)))
-    index = example_indices(50, 8, 5, 0).numpy()
-    np.testing.assert_array_equal(batch["images"][:, 0].numpy(), images[index][:, :, ::-1])
+    expected = np.tile(images[example_indices(50, 8, 5, 0).numpy()], [2, 1, 1, 1])
+    flipped = draw_views(ViewOptions(), 3, 8, 5, 0)["flip"].numpy().T.ravel()
+    assert 0 < flipped.sum() < 16
+    expected[flipped] = expected[flipped][:, :, ::-1]
+    np.testing.assert_allclose(finish_views(batch), expected / np.float32(255), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (100, 37), (1, 1), (50, 2000), (3, 1)])

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.data import sources
-from tf_simclr.data.sources import find_bad_images, open_source
+from tf_simclr.data.pipeline import two_view_dataset
+from tf_simclr.data.sources import find_bad_images, in_memory, open_source
 from tf_simclr.data.tfrecords import record_offsets
 from tf_simclr.errors import UserError
 
@@ -150,6 +151,18 @@ def test_slices_are_those_of_tfds(data_dir, split, monkeypatch):
         assert (source.images is None) == (limit == 0)
         np.testing.assert_array_equal(loaded(source), images)
         np.testing.assert_array_equal(source.labels, labels)
+
+
+def test_cached_or_not_the_batches_have_the_same_bits(data_dir):
+    options = {"batch_size": 8, "image_size": 5, "seed": 1}
+    for name in ("fixed", "varied", "grey"):
+        held, read = (open_source(name, data_dir, cache=cache) for cache in ("on", "off"))
+        assert read.images is None and (held.images is None) == (name == "varied")
+        held = in_memory(held)
+        for one, two in zip(
+            two_view_dataset(held, **options).take(3), two_view_dataset(read, **options)
+        ):
+            tf.nest.map_structure(np.testing.assert_array_equal, one, two)
 
 
 def test_without_labels(data_dir, monkeypatch):

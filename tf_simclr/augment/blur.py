@@ -6,6 +6,9 @@ import functools
 
 import tensorflow as tf
 
+_REACH = 5.0
+_RADII = (2, 4, 7)  # Of the forms of `blur_one`, besides the full one.
+
 
 def gaussian_blur(x, sigma):
     """Separable Gaussian blur of [B, H, W, C] images by [B] sigmas in pixels; 0 is the identity.
@@ -29,16 +32,25 @@ def blur_stack(x, sigma):
 
 
 def blur_one(x, sigma):
-    """`gaussian_blur` of one image [C, H, W] with a scalar sigma: sums of shifted copies."""
-    taps = tf.unstack(_taps(blur_radius(x.shape[1]), sigma))
+    """`gaussian_blur` of one image [C, H, W] with a scalar sigma: sums of shifted copies.
+
+    Taps farther than `_REACH` sigmas, which together weigh less than 1e-6, are left out.
+    """
+    radius = blur_radius(x.shape[1])
+    taps = tf.unstack(_taps(radius, sigma))
+    radii = sorted({0, *(min(r, radius) for r in _RADII), radius})
+    form = tf.reduce_sum(tf.cast(_REACH * sigma > tf.constant(radii[:-1], tf.float32), tf.int32))
     for axis in (1, 2):
-        # Padded outside the condition: XLA keeps in memory what enters a branch, and would else
-        # pad anew for each of the shifted copies.
+        # Padded outside the branches: XLA keeps in memory what enters one, and would else pad anew
+        # for each of the shifted copies.
         padding = [[0, 0], [0, 0], [0, 0]]
-        padding[axis] = [len(taps) - 1] * 2
+        padding[axis] = [radius] * 2
         padded = tf.pad(x, padding)
-        blurred = functools.partial(_weighted_sum, padded, axis, x.shape[axis], taps)
-        x = tf.cond(sigma > 0.0, blurred, lambda x=x: x)
+        sums = [
+            functools.partial(_weighted_sum, padded, axis, x.shape[axis], radius, taps[: r + 1])
+            for r in radii[1:]
+        ]
+        x = tf.switch_case(form, [lambda x=x: x, *sums])
     return x
 
 
@@ -63,9 +75,9 @@ def _taps(radius: int, sigma):
     return taps / (2.0 * tf.reduce_sum(taps, axis=-1, keepdims=True) - taps[..., :1])
 
 
-def _weighted_sum(padded, axis, extent, taps):
+def _weighted_sum(padded, axis, extent, radius, taps):
     def shifted(by):
-        start = len(taps) - 1 + by
+        start = radius + by
         return padded[(slice(None),) * axis + (slice(start, start + extent),)]
 
     return taps[0] * shifted(0) + tf.add_n(

@@ -9,14 +9,14 @@ from tf_simclr.augment.color import jitter_one, jitter_planes, luma
 
 
 def finish_views(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Colour jitter, grayscale and blur, with the parameters that the pipeline drew.
+    """Flip, colour jitter, grayscale and blur, with the parameters that the pipeline drew.
 
     Accelerators treat the batch as a whole; a CPU goes from view to view, each of which fits its
     cache, and does only what was drawn for it, compiled by XLA (benchmarks/pipeline_stages.py).
 
     Args:
-      batch: an element of `two_view_dataset`: "images" uint8 [B, 2, H, W, C], cropped and flipped,
-        and the drawn parameters, each [B, 2]; operations whose parameters are absent are off.
+      batch: an element of `two_view_dataset`: "images" uint8 [B, 2, H, W, C], cropped, and the
+        drawn parameters, each [B, 2]; operations whose parameters are absent are off, or done.
 
     Returns:
       [2B, H, W, C] float32 in [0, 1]: all first views, then all second views.
@@ -40,6 +40,9 @@ def _views_and_parameters(batch):
 def _finish_together(batch):
     views, drawn = _views_and_parameters(batch)
     height, width, channels = views.shape[1:]
+    if "flip" in drawn:
+        mirrored = drawn["flip"][:, tf.newaxis, tf.newaxis, tf.newaxis]
+        views = tf.where(mirrored, views[:, :, ::-1], views)
     # Channel planes, and on uint8, which is less to move.
     planes = tf.transpose(tf.reshape(views, [-1, height * width, channels]), [2, 0, 1])
     planes = [tf.cast(plane, tf.float32) * (1.0 / 255.0) for plane in tf.unstack(planes)]
@@ -64,15 +67,32 @@ def _finish_in_turn(batch):
 
 
 def _finish_one(view, drawn):
+    def untouched():
+        return tf.cast(view, tf.float32) * (1.0 / 255.0)
+
+    # What is in a branch, XLA does not split over cores, which for one view costs twice its time.
+    changes = _changes(drawn)
+    return tf.cond(changes, lambda: _change_one(view, drawn), untouched) if drawn else untouched()
+
+
+def _changes(drawn):
+    """Whether anything drawn for a view changes it."""
+    at_rest = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "sigma": 0.0}
+    changes = [drawn[name] != rest for name, rest in at_rest.items() if name in drawn]
+    changes += [drawn[name] for name in ("flip", "grayscale") if name in drawn]
+    return tf.reduce_any(changes)
+
+
+def _change_one(view, drawn):
     height, width, channels = view.shape
+    if "flip" in drawn:
+        view = tf.cond(drawn["flip"], lambda: view[:, ::-1], lambda: view)
     x = tf.cast(tf.transpose(view, [2, 0, 1]), tf.float32) * (1.0 / 255.0)
     x = tf.reshape(x, [channels, height * width])
     if "brightness" in drawn:
         names = ("brightness", "contrast", "saturation", "hue", "order")
         parameters = [drawn.get(name) for name in names]
-        jittered = (drawn["brightness"] != 1.0) | (drawn["contrast"] != 1.0)
-        if "hue" in drawn:
-            jittered |= (drawn["hue"] != 0.0) | (drawn["saturation"] != 1.0)
+        jittered = _changes({name: drawn[name] for name in names[:4] if name in drawn})
         x = tf.cond(jittered, lambda: jitter_one(x, *parameters), lambda: x)
     if "grayscale" in drawn:
         x = tf.cond(

@@ -21,7 +21,8 @@ class Source:
       num_examples: N.
       channels: C of every image it yields.
       class_names: a tuple of the classes' names; None for unlabelled images.
-      images: uint8 [N, H, W, C] where the whole split is decoded in memory, else None.
+      images: uint8 [N, H, W, C] where the whole split is an array in memory, else None.
+      image_shape: (H, W) where all images are known to have the same, else None.
       fingerprint: hex; the same for the same images on every machine.
       bad_images: what was left out because it cannot be decoded, by name.
     """
@@ -35,6 +36,7 @@ class Source:
         channels: int,
         fingerprint: str,
         images: np.ndarray | None = None,
+        image_shape: tuple[int, int] | None = None,
         labels: np.ndarray | Callable[[], np.ndarray | None] | None = None,
         class_names: Sequence[str] | None = None,
         reader=None,
@@ -51,6 +53,8 @@ class Source:
         self.class_names = None if class_names is None else tuple(class_names)
         self.fingerprint = fingerprint
         self.images = images
+        self.image_shape = image_shape if images is None else images.shape[1:3]
+        self.decoded = None  # By `in_memory`; its load(index) then stands in for the reader.
         self.bad_images: list[str] = []
         self._labels = labels
         self._reader = reader
@@ -71,7 +75,7 @@ class Source:
         """One decoded image; a function for `Dataset.map`.
 
         Args:
-          index: int64 scalar in [0, N); where the images are in memory, also [n].
+          index: int64 scalar in [0, N); where all images have one shape, also [n].
 
         Returns:
           uint8 [h, w, C], or [n, H, W, C].
@@ -79,8 +83,14 @@ class Source:
         Raises:
           tf.errors.OpError: the file is gone or damaged; `find_bad_images` names it.
         """
+        if self.image_shape and self._reader is not None and index.shape.rank:
+            spec = tf.TensorSpec([*self.image_shape, self.channels], tf.uint8)
+            return tf.map_fn(self.load, index, fn_output_signature=spec)
+        if self.decoded is not None:
+            return self.decoded.load(index)
         if self._reader is not None:
-            return decode(self.encoded(index), self.channels)
+            image = decode(self.encoded(index), self.channels)
+            return tf.ensure_shape(image, [*(self.image_shape or (None, None)), self.channels])
         if self._tensor is None:
             with tf.init_scope(), tf.device("CPU:0"):
                 self._tensor = tf.constant(self.images)
@@ -117,6 +127,7 @@ class Source:
             channels=self.channels,
             fingerprint=_digest(self.fingerprint.encode(), rows),
             images=None if self.images is None else self.images[rows],
+            image_shape=self.image_shape,
             labels=labels,
             class_names=self.class_names,
             reader=self._reader,

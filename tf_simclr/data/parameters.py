@@ -139,24 +139,26 @@ def crop_box(uniforms, height, width, options: ViewOptions) -> tf.Tensor:
     Returns:
       [..., 4] int32: top, left, height, width in pixels, inside the image.
     """
-    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    tall, wide = height[..., tf.newaxis], width[..., tf.newaxis]
+    # Few operations, on few numbers: for images of different sizes this runs once for each.
+    size = tf.cast(tf.stack([height, width], axis=-1), tf.float32)
     (low, high), aspects = options.crop_area, options.crop_aspect
-    area = (low + uniforms[..., 0] * (high - low)) * tall * wide
     log_low, log_high = math.log(aspects[0]), math.log(aspects[1])
-    aspect = tf.exp(log_low + uniforms[..., 1] * (log_high - log_low))
-    w = tf.maximum(tf.round(tf.sqrt(area * aspect)), 1.0)
-    h = tf.maximum(tf.round(tf.sqrt(area / aspect)), 1.0)
-    fits = (w <= wide) & (h <= tall)
-    top = tf.floor(uniforms[..., 2] * (tall - h + 1.0))
-    left = tf.floor(uniforms[..., 3] * (wide - w + 1.0))
-    candidates = tf.stack([top, left, h, w], axis=-1)
-    first = tf.argmax(tf.cast(fits, tf.int32), axis=-1)
-    box = tf.gather(candidates, first, axis=-2, batch_dims=uniforms.shape.rank - 2)
+    side = tf.sqrt(low + uniforms[..., 0] * (high - low))
+    stretch = tf.exp((log_low + uniforms[..., 1] * (log_high - log_low)) * 0.5)
+    shapes = tf.stack([side / stretch, side * stretch], axis=-1)
+    of_image = tf.sqrt(tf.reduce_prod(size, axis=-1))[..., tf.newaxis, tf.newaxis]
+    shapes = tf.maximum(tf.round(of_image * shapes), 1.0)
+    fits = tf.reduce_all(shapes <= size[..., tf.newaxis, :], axis=-1)
+    first = tf.argmax(fits, axis=-1)
+    candidates = tf.concat([shapes, uniforms[..., 2:]], axis=-1)
+    chosen = tf.gather(candidates, first, axis=-2, batch_dims=uniforms.shape.rank - 2)
+    shape, place = chosen[..., :2], chosen[..., 2:]
+    box = tf.concat([tf.floor(place * (size - shape + 1.0)), shape], axis=-1)
 
-    w = tf.maximum(tf.round(tf.minimum(width, height * aspects[1])), 1.0)
-    h = tf.maximum(tf.round(tf.minimum(height, width / aspects[0])), 1.0)
-    centred = tf.stack([(height - h) // 2.0, (width - w) // 2.0, h, w], axis=-1)
+    # [1, a] * height or width: the least and the largest that the aspects allow.
+    across = size[..., ::-1] * tf.constant([1.0 / aspects[0], aspects[1]])
+    shape = tf.maximum(tf.round(tf.minimum(size, across)), 1.0)
+    centred = tf.concat([(size - shape) // 2.0, shape], axis=-1)
     some = tf.reduce_any(fits, axis=-1)[..., tf.newaxis]
     return tf.cast(tf.where(some, box, centred), tf.int32)
 

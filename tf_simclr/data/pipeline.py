@@ -62,9 +62,9 @@ def two_view_dataset(
         drawn["index"] = example_indices(source.num_examples, batch_size, seed, step)
         return {name: _rows(value, first, share) for name, value in drawn.items()}
 
-    if source.images is not None:
+    if source.image_shape:
         dataset = steps.map(
-            lambda step, first: _crop_in_memory(source, draw(step, first), image_size, options),
+            lambda step, first: _crop_together(source, draw(step, first), image_size, options),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
@@ -120,10 +120,16 @@ def labelled_dataset(
         drawn["index"] = example_indices(source.num_examples, batch_size, seed, step)
         return {name: _rows(drawn[name], first, share) for name in ("index", "crop", "flip")}
 
+    # Not view[:, ::-1]: TensorFlow reverses far more slowly than it gathers.
+    mirrored = tf.range(image_size - 1, -1, -1)
+
     def example(drawn):
         image = source.load(drawn["index"])
         if random_crop:
-            view = _crop_one(image, drawn["crop"][0], drawn["flip"][0], image_size, options)
+            view = _crops(image, drawn["crop"][:1], image_size, options)[0]
+            view = tf.cond(
+                drawn["flip"][0], lambda: tf.gather(view, mirrored, axis=1), lambda: view
+            )
             view = tf.cast(view, tf.float32) / 255.0
         else:
             view = _eval_view(image, image_size)
@@ -200,8 +206,8 @@ def _rows(value, first, count):
     return tf.ensure_shape(value[first : first + count], [count, *value.shape[1:]])
 
 
-def _crop_in_memory(source, drawn, image_size, options):
-    """Both views of a batch at once, from images of one size."""
+def _crop_together(source, drawn, image_size, options):
+    """Both views of a batch at once, from images of one shape."""
     images = source.load(drawn.pop("index"))
     crops, flips = drawn.pop("crop"), drawn.pop("flip")
     boxes = crop_box(crops, *(tf.fill(flips.shape, side) for side in images.shape[1:3]), options)
@@ -222,18 +228,19 @@ def _resize_together(images, boxes, flips, image_size):
 def _decode_and_crop(source, drawn, image_size, options):
     """Both views of one image, decoded once."""
     image = source.load(drawn.pop("index"))
-    crops, flips = drawn.pop("crop"), drawn.pop("flip")
-    views = [_crop_one(image, crops[v], flips[v], image_size, options) for v in range(2)]
-    return {"images": tf.stack(views), **drawn}
+    views = _crops(image, drawn.pop("crop"), image_size, options)
+    return {"images": tf.stack(views), **drawn}  # Flipped by the device, with less effort.
 
 
-def _crop_one(image, uniforms, flip, image_size, options):
-    shape, mirrored = tf.shape(image), tf.range(image_size - 1, -1, -1)
-    top, left, height, width = tf.unstack(crop_box(uniforms, shape[0], shape[1], options))
-    crop = image[top : top + height, left : left + width]
-    view = _to_uint8(_bicubic(crop, image_size))
-    # Not view[:, ::-1]: TensorFlow reverses far more slowly than it gathers.
-    return tf.cond(flip, lambda: tf.gather(view, mirrored, axis=1), lambda: view)
+def _crops(image, uniforms, image_size, options):
+    """uint8 views of one image, a crop for each row of `uniforms`."""
+    height, width = (tf.repeat(side, len(uniforms)) for side in tf.unstack(tf.shape(image)[:2]))
+    views = []
+    for box in tf.unstack(crop_box(uniforms, height, width, options)):
+        top, left, height, width = tf.unstack(box)
+        crop = image[top : top + height, left : left + width]
+        views.append(_to_uint8(_bicubic(crop, image_size)))
+    return views
 
 
 def _eval_view(image, image_size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy as np
 from tf_simclr.data.bad_images import bad_images_error, find_bad_images, without_bad
 from tf_simclr.data.folder import ImageFolder
 from tf_simclr.data.image_source import Source, array_source
+from tf_simclr.data.in_memory import in_memory
 from tf_simclr.data.splits import parse_split, slice_rows
 from tf_simclr.data.tfrecords import PreparedSet, find_builder
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, unknown_name
 
-__all__ = ["MEMORY_LIMIT", "Source", "array_source", "find_bad_images", "open_source"]
+__all__ = ["MEMORY_LIMIT", "Source", "array_source", "find_bad_images", "in_memory", "open_source"]
 
 MEMORY_LIMIT = 2**30  # Bytes of decoded images; of larger sets, images are read when asked for.
 _BUILT_IN = ("digits", "folder")
@@ -28,6 +30,7 @@ def open_source(
     channels: int | None = None,
     skip_bad_images: bool = False,
     follow_links: bool = False,
+    cache: str = "auto",
 ) -> Source:
     """Opens a data set.
 
@@ -40,6 +43,8 @@ def open_source(
       channels: 1 or 3; None: as TFDS or the digits have it, 3 for a folder.
       skip_bad_images: decode every file of a folder once, and leave out those that fail.
       follow_links: follow symbolic links that lead out of a folder of images, too.
+      cache: whether a TFDS set whose images all have one shape is decoded into memory: "on", "off"
+        or "auto", up to `MEMORY_LIMIT` bytes. Of other sets `in_memory` does it.
 
     Returns:
       The source.
@@ -55,7 +60,15 @@ def open_source(
     if name == "folder":
         return _folder(data_dir, split, channels or 3, skip_bad_images, follow_links)
     builder = find_builder(name, data_dir, _BUILT_IN)
-    return _prepared(name, PreparedSet(builder, split), split, channels)
+    return _prepared(name, PreparedSet(builder, split), split, channels, cache)
+
+
+def memory_limit(cache: str) -> float:
+    """How many bytes of decoded images may be held in memory: "auto", "on" or "off"."""
+    limits = {"auto": MEMORY_LIMIT, "on": math.inf, "off": 0}
+    if cache not in limits:
+        raise unknown_name("cache", cache, limits)
+    return limits[cache]
 
 
 def _folder(data_dir, split, channels, skip_bad_images, follow_links):
@@ -86,11 +99,12 @@ def _folder(data_dir, split, channels, skip_bad_images, follow_links):
     return source
 
 
-def _prepared(name, prepared, split, channels):
+def _prepared(name, prepared, split, channels, cache):
     channels = channels or prepared.image_shape[2]
     shape = [prepared.num_examples, *prepared.image_shape[:2], channels]
-    in_memory = None not in shape and np.prod(shape, dtype=np.int64) <= MEMORY_LIMIT
-    if not in_memory:
+    one_shape = None not in shape
+    whole = one_shape and np.prod(shape, dtype=np.float64) <= memory_limit(cache)
+    if not whole:
         prepared.index_records()
     return Source(
         name,
@@ -98,10 +112,11 @@ def _prepared(name, prepared, split, channels):
         num_examples=prepared.num_examples,
         channels=channels,
         fingerprint=prepared.fingerprint,
-        images=prepared.decode_all(channels) if in_memory else None,
-        labels=prepared.read_labels() if in_memory else prepared.read_labels,
+        images=prepared.decode_all(channels) if whole else None,
+        image_shape=tuple(prepared.image_shape[:2]) if one_shape else None,
+        labels=prepared.read_labels() if whole else prepared.read_labels,
         class_names=prepared.class_names,
-        reader=None if in_memory else prepared,
+        reader=None if whole else prepared,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_simclr.config import Config
-from tf_simclr.data.sources import open_source
+from tf_simclr.data.sources import in_memory, memory_limit, open_source
 from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
@@ -22,7 +22,15 @@ def source_of(config: Config, split: str):
         channels=config.channels or None,
         skip_bad_images=config.skip_bad_images,
         follow_links=config.follow_links,
+        cache=config.cache,
     )
+
+
+def for_training(config: Config, source):
+    """The source with its images in memory, as far as --cache lets it."""
+    if config.data_service:  # Others decode then.
+        return source
+    return in_memory(source, memory_limit(config.cache))
 
 
 def encoder_of(config: Config, channels: int) -> tf.keras.Model:

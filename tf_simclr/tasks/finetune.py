@@ -18,7 +18,7 @@ from tf_simclr.export import export_encoder, write_keras
 from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
 from tf_simclr.models.classifier import classifier
 from tf_simclr.optim.factory import build_optimizer
-from tf_simclr.tasks import judging
+from tf_simclr.tasks import build, judging
 from tf_simclr.tasks.features import represent
 from tf_simclr.tasks.guards import Guard
 from tf_simclr.tasks.loop import train, wait_shown
@@ -89,6 +89,7 @@ def _classifier(config, encoder, num_classes, plan, strategy):
 
 
 def _train(config, strategy, source, plan, model, checkpoints, workdir, step, lines):
+    source = build.for_training(config, source)
     chance = math.log(len(source.class_names))
     guard = Guard(lines, checkpoints, chance, config.on_trouble)
 

@@ -66,6 +66,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 
 def _train(config, strategy, source, plan, model, checkpoints, workdir, step, lines):
+    source = build.for_training(config, source)
     dataset = functools.partial(_dataset, config, source, start_step=step)
     writer = workdir.summary_writer()
     chance = losses.chance_level(config.train_batch_size)

@@ -1,0 +1,100 @@
+"""Decoded images held in memory: the same images, fewer times decoded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr.data.in_memory import in_memory
+from tf_simclr.data.pipeline import labelled_dataset, two_view_dataset
+from tf_simclr.data.sources import array_source, memory_limit, open_source
+from tf_simclr.errors import UserError
+
+SIZES = [(20, 31), (1, 1), (16, 16), (90, 12), (33, 64), (7, 200)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for index, size in enumerate(SIZES):
+        image = rng.integers(0, 256, [*size, 3], np.uint8)
+        encode = tf.io.encode_png if index % 2 else tf.io.encode_jpeg
+        (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
+        (tmp_path / "ab"[index % 2] / f"{index}.jpg").write_bytes(encode(image).numpy())
+    return tmp_path
+
+
+def loaded(source):
+    dataset = tf.data.Dataset.range(source.num_examples).map(source.load, tf.data.AUTOTUNE)
+    return [image.numpy() for image in dataset]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_same_images(folder, channels):
+    source = open_source("folder", str(folder), channels=channels)
+    held = in_memory(source)
+    assert held is not source and held.decoded is not None and source.decoded is None
+    for one, two in zip(loaded(source), loaded(held)):
+        np.testing.assert_array_equal(one, two)
+    assert held.fingerprint == source.fingerprint and held.class_names == ("a", "b")
+    assert held.describe(2) == source.describe(2)
+    np.testing.assert_array_equal(held.labels, source.labels)
+
+
+def test_files_are_no_longer_read(folder):
+    held = in_memory(open_source("folder", str(folder)))
+    for path in folder.glob("*/*"):
+        path.unlink()
+    assert [image.shape[:2] for image in loaded(held)] == SIZES[::2] + SIZES[1::2]
+
+
+@pytest.mark.parametrize("make", [two_view_dataset, labelled_dataset])
+def test_batches_have_the_same_bits(folder, make):
+    source = open_source("folder", str(folder))
+    options = {"batch_size": 4, "image_size": 24, "seed": 3, "start_step": 5}
+    for one, two in zip(make(source, **options).take(3), make(in_memory(source), **options)):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, two)
+
+
+def test_parts_of_what_is_held(folder):
+    source = open_source("folder", str(folder))
+    rows = np.array([4, 1])
+    part = in_memory(source).take(rows)
+    for got, row in zip(loaded(part), rows):
+        np.testing.assert_array_equal(got, loaded(source)[row])
+    for one, two in zip(loaded(part), loaded(in_memory(part))):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_not_beyond_the_limit(folder):
+    source = open_source("folder", str(folder))
+    size = 3 * sum(height * width for height, width in SIZES)
+    assert in_memory(source, size) is not source
+    assert in_memory(source, size - 1) is source
+    assert in_memory(source, 10) is source  # By a sample of the headers.
+
+
+@pytest.mark.parametrize("contents", [b"", b"\xff\xd8\xff\xe0nonsense", b"no image"])
+def test_an_unreadable_image_is_left_to_who_loads_it(folder, contents):
+    source = open_source("folder", str(folder))
+    (folder / "a" / "2.jpg").write_bytes(contents)
+    assert in_memory(source) is source
+
+
+def test_a_half_image_is_left_to_who_loads_it(folder):
+    path = folder / "a" / "4.jpg"
+    source = open_source("folder", str(folder))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert in_memory(source) is source
+
+
+def test_arrays_are_in_memory():
+    source = array_source(np.zeros([3, 2, 2, 1], np.uint8))
+    assert in_memory(source, 0) is source
+
+
+def test_limits_have_names():
+    assert memory_limit("off") == 0 < memory_limit("auto") < memory_limit("on")
+    with pytest.raises(UserError, match="cache.*'onn'.*mean 'on'"):
+        memory_limit("onn")
