@@ -1,0 +1,24 @@
+"""What settings make of the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr.config import Config
+from tf_simclr.tasks import build
+
+
+@pytest.mark.parametrize(
+    ("settings", "held"),
+    [({}, True), ({"cache": "off"}, False), ({"data_service": "grpc://127.0.0.1:1"}, False)],
+    ids=str,
+)
+def test_images_are_held_in_memory_for_training(settings, held, tmp_path):
+    for index in range(3):
+        image = np.full([4 + index, 5, 3], index, np.uint8)
+        (tmp_path / f"{index}.png").write_bytes(tf.io.encode_png(image).numpy())
+    config = Config(workdir="w", dataset="folder", data_dir=str(tmp_path), **settings)
+    source = build.source_of(config, "train")
+    assert (build.for_training(config, source).decoded is not None) == held
