@@ -1,27 +1,22 @@
 """Images in a folder, at any depth: which there are, their classes, and how to read them.
 
-Made for millions of files: folders are listed by many threads, and a path takes its own length and
-eight bytes of memory.
+Made for millions of files: a path takes its own length and eight bytes of memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import time
-from concurrent import futures
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr.data.bad_images import listed
+from tf_simclr.data import listing
 from tf_simclr.data.decoding import MAX_BYTES
+from tf_simclr.data.listing import EXTENSIONS, Scan
 from tf_simclr.errors import UserError
 
-EXTENSIONS = ("jpg", "jpeg", "png", "gif", "bmp")
-_THREADS = 16  # Listing waits for the disk, or for a network's answer.
 _SPLIT_ALIASES = {
     "train": ("train",),
     "test": ("test", "val", "validation"),
@@ -45,15 +40,23 @@ class ImageFolder:
       fingerprint: hex, of relative names and sizes.
       unreadable: indices of the files that are empty, links to nowhere, or above `MAX_BYTES`
         (of remote files the size is not known).
+      listing: what was found, for another one to begin with; None where it may not stay true.
     """
 
-    def __init__(self, folder: str | None, split: str, follow_links: bool = False):
+    def __init__(
+        self,
+        folder: str | None,
+        split: str,
+        follow_links: bool = False,
+        known: bytes | None = None,
+    ):
         """Lists the files.
 
         Args:
           folder: its path; a remote one (gs://...) where TensorFlow can read it.
           split: a plain name, with no slice.
           follow_links: whether to follow symbolic links out of the folder, too.
+          known: the attribute `listing` of an earlier one; it is used if no folder has changed.
 
         Raises:
           UserError: no such folder, no such split, no image.
@@ -63,9 +66,13 @@ class ImageFolder:
         folder = os.path.expanduser(folder)
         if not tf.io.gfile.isdir(folder):
             raise UserError(f"data_dir={folder!r} is not a folder, or cannot be reached.")
-        scan = _Scan(os.fsencode(folder), follow_links)
+        scan = Scan(os.fsencode(folder), follow_links)
         root, siblings = _split_folder(scan, os.fsencode(folder), split)
-        parts = _list_tree(scan, root)
+        everything = known and listing.from_bytes(known, scan, root)
+        if not everything:
+            everything = listing.list_tree(scan, root)
+        self.listing = listing.to_bytes(scan, root, everything)
+        parts = [part for part in everything if len(part.sizes)]
         self.num_examples = sum(len(part.sizes) for part in parts)
         if not self.num_examples:
             raise UserError(
@@ -104,64 +111,6 @@ class ImageFolder:
         return tf.strings.join([self._root, name])
 
 
-class _Listing(NamedTuple):
-    """The images directly in one folder, by name."""
-
-    folder: bytes  # Relative to the root, b"" for the root itself.
-    names: bytes  # Paths relative to the root, one after another.
-    lengths: np.ndarray  # int64 [n], of each path.
-    sizes: np.ndarray  # int64 [n], in bytes; 0: empty or unreadable, -1: unknown.
-
-
-class _Scan:
-    """Lists single folders; passes over links that lead out of the root, and remembers them."""
-
-    def __init__(self, root: bytes, follow_links: bool):
-        self.root = None if follow_links or b"://" in root else os.path.realpath(root)
-        self.outside: set[bytes] = set()
-
-    def __call__(self, folder: bytes):
-        """Yields (name, is a folder, size) of the images and folders in a folder."""
-        try:
-            if b"://" in folder:
-                yield from _scan_remote(folder)
-                return
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(b"."):
-                        continue
-                    is_folder = entry.is_dir()
-                    if not is_folder and not _is_image(entry.name):
-                        continue
-                    if entry.is_symlink() and self._leads_out(entry.path):
-                        continue
-                    yield entry.name, is_folder, 0 if is_folder else _size(entry)
-        except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"the folder {os.fsdecode(folder)!r} cannot be read: {error}"
-            ) from error
-
-    def passed_over(self) -> str:
-        """A sentence on the links passed over, with a space before it; "" where there were none."""
-        if not self.outside:
-            return ""
-        names = [os.fsdecode(path) for path in sorted(self.outside)]
-        return (
-            f" Passed over {len(names)} link(s) that lead out of {os.fsdecode(self.root)!r}: "
-            f"{listed(names)}; --follow_links follows them."
-        )
-
-    def _leads_out(self, path):
-        if self.root is None or _is_below(os.path.realpath(path), self.root):
-            return False
-        self.outside.add(path)
-        return True
-
-
-def _is_below(path, folder):
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
-
-
 def _split_folder(scan, folder, split):
     """(the folder of a split, the folders of the splits that share their classes with it)."""
     entries = list(scan(folder))
@@ -189,72 +138,6 @@ def _split_folder(scan, folder, split):
         f"{', '.join(sorted(names, key=lambda name: (name != 'train', name)))}."
         f"{scan.passed_over()}"
     )
-
-
-def _list_tree(scan, root):
-    """The listings of all folders below one, in the order of their names."""
-    done, told = [], time.monotonic()
-    waiting = [(b"", frozenset())]
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-        while waiting:
-            results = pool.map(lambda folder: _list_folder(scan, root, *folder), waiting)
-            waiting = []
-            for listing, folders, above in results:
-                done.append(listing)
-                waiting += [(name, above) for name in folders]
-                if time.monotonic() - told > 10:
-                    told = time.monotonic()
-                    count = sum(len(listing.sizes) for listing in done)
-                    logging.info("Listing %s: %d images so far ...", os.fsdecode(root), count)
-    done = [listing for listing in done if len(listing.sizes)]
-    return sorted(done, key=lambda listing: listing.folder.split(b"/"))
-
-
-def _list_folder(scan, root, relative, above):
-    """(its listing, its sub-folders, the real paths of itself and of all folders above)."""
-    here = os.path.join(root, relative) if relative else root
-    real = here if b"://" in here else os.path.realpath(here)
-    if real in above:  # A link to a folder it lies in: a loop.
-        return _Listing(relative, b"", np.zeros(0, np.int64), np.zeros(0, np.int64)), [], above
-    prefix = relative + b"/" if relative else b""
-    images, folders = [], []
-    for name, is_folder, size in scan(here):
-        if is_folder:
-            folders.append(prefix + name)
-        else:
-            images.append((prefix + name, size))
-    images.sort()
-    names = [name for name, _ in images]
-    lengths = np.array([len(name) for name in names], np.int64)
-    sizes = np.array([size for _, size in images], np.int64)
-    return _Listing(relative, b"".join(names), lengths, sizes), folders, above | {real}
-
-
-def _scan_remote(folder):
-    # An image's name is taken at its word: to ask for its size takes a request for each.
-    for entry in tf.io.gfile.listdir(folder):
-        name = tf.compat.as_bytes(entry).rstrip(b"/")
-        if name.startswith(b".") or not name:
-            continue
-        if _is_image(name):
-            yield name, False, -1
-        elif tf.io.gfile.isdir(os.path.join(folder, name)):
-            yield name, True, 0
-
-
-def _size(entry):
-    try:
-        return entry.stat().st_size
-    except OSError:  # A link to nowhere.
-        return 0
-
-
-def _is_image(name):
-    _, dot, extension = name.rpartition(b".")
-    return bool(dot) and extension.lower() in _EXTENSIONS
-
-
-_EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
 
 
 def _classes(scan, parts, siblings):

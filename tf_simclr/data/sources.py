@@ -31,6 +31,7 @@ def open_source(
     skip_bad_images: bool = False,
     follow_links: bool = False,
     cache: str = "auto",
+    listing: bytes | None = None,
 ) -> Source:
     """Opens a data set.
 
@@ -45,6 +46,8 @@ def open_source(
       follow_links: follow symbolic links that lead out of a folder of images, too.
       cache: whether a TFDS set whose images all have one shape is decoded into memory: "on", "off"
         or "auto", up to `MEMORY_LIMIT` bytes. Of other sets `in_memory` does it.
+      listing: `Source.listing` of the same folder before: its files are not looked at again where
+        no folder in it has changed.
 
     Returns:
       The source.
@@ -58,7 +61,7 @@ def open_source(
         source = _digits(split)
         return source if channels in (None, 1) else _in_channels(source, channels)
     if name == "folder":
-        return _folder(data_dir, split, channels or 3, skip_bad_images, follow_links)
+        return _folder(data_dir, split, channels or 3, skip_bad_images, follow_links, listing)
     builder = find_builder(name, data_dir, _BUILT_IN)
     return _prepared(name, PreparedSet(builder, split), split, channels, cache)
 
@@ -71,9 +74,9 @@ def memory_limit(cache: str) -> float:
     return limits[cache]
 
 
-def _folder(data_dir, split, channels, skip_bad_images, follow_links):
+def _folder(data_dir, split, channels, skip_bad_images, follow_links, listing):
     name, bounds = parse_split(split)
-    folder = ImageFolder(data_dir, name, follow_links)
+    folder = ImageFolder(data_dir, name, follow_links, listing)
     source = Source(
         f"folder {os.path.basename(os.path.abspath(data_dir))}",
         split,
@@ -84,6 +87,7 @@ def _folder(data_dir, split, channels, skip_bad_images, follow_links):
         class_names=folder.class_names,
         reader=folder,
     )
+    source.listing = folder.listing
     if bounds:
         # Before bad files are left out, so that they do not move the others from slice to slice.
         rows = slice_rows(folder.labels, folder.num_examples, bounds)

@@ -11,6 +11,7 @@ from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.factory import build_optimizer
 from tf_simclr.tasks.plan import Plan
+from tf_simclr.tasks.workdir import Workdir
 
 
 def source_of(config: Config, split: str):
@@ -23,6 +24,7 @@ def source_of(config: Config, split: str):
         skip_bad_images=config.skip_bad_images,
         follow_links=config.follow_links,
         cache=config.cache,
+        listing=Workdir(config.workdir).listing() if config.dataset == "folder" else None,
     )
 
 

@@ -57,6 +57,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     step = checkpoints.restore_latest(config.allow_changes) or 0
     check_same_step(strategy, step)
     workdir.claim(config)
+    workdir.keep_listing(source.listing)
     lines = workdir.metrics_until(step)
     frozen = [v.numpy() for v in model.non_trainable_variables] if _is_frozen(config) else []
     if step < plan.total_steps:

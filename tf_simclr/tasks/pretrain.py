@@ -56,6 +56,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     step = checkpoints.restore_latest(config.allow_changes) or 0
     check_same_step(strategy, step)
     workdir.claim(config)
+    workdir.keep_listing(source.listing)
     lines = workdir.metrics_until(step)
     _announce(config, source, plan, strategy, step)
     if step < plan.total_steps:

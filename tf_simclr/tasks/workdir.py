@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and what is written there besides checkpoints.
 
 flags.resolved  metrics.jsonl  result.json  checkpoints/  encoder/  tensorboard/  report.html
+listing.npz  lock
 """
 
 from __future__ import annotations
@@ -100,6 +101,19 @@ class Workdir:
             result = {**self.result(), mode: numbers}
             write_atomically(self / "result.json", json.dumps(result, indent=2) + "\n")
 
+    def listing(self) -> bytes | None:
+        """What a run here has found in the folder of images; None where none was kept."""
+        try:
+            with gfile.GFile(self / "listing.npz", "rb") as file:
+                return file.read()
+        except (OSError, tf.errors.OpError):
+            return None
+
+    def keep_listing(self, listing: bytes | None) -> None:
+        """Keeps `Source.listing`, where there is one, for the next start."""
+        if self.writes and listing and listing != self.listing():
+            write_atomically(self / "listing.npz", listing)
+
     def summary_writer(self) -> tf.summary.SummaryWriter:
         """TensorBoard's writer."""
         if not self.writes:
@@ -120,15 +134,15 @@ class Workdir:
         raise UserError(f"{path} is no JSON object; bring it back, or remove it.")
 
 
-def write_atomically(path: str, text: str) -> None:
+def write_atomically(path: str, contents: str | bytes) -> None:
     """Replaces a file whole: a crash or a full disk leaves the old one or the new one.
 
     Raises:
       UserError: it cannot be written.
     """
     with telling_of(path):
-        with gfile.GFile(path + ".tmp", "w") as file:
-            file.write(text)
+        with gfile.GFile(path + ".tmp", "wb" if isinstance(contents, bytes) else "w") as file:
+            file.write(contents)
         gfile.rename(path + ".tmp", path, overwrite=True)
 
 

@@ -1,0 +1,153 @@
+"""A folder's listing kept from one start to the next."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr.config import Config
+from tf_simclr.data import listing as listing_module
+from tf_simclr.data.sources import open_source
+from tf_simclr.tasks import build
+from tf_simclr.tasks.workdir import Workdir
+
+PNG = tf.io.encode_png(np.zeros([2, 3, 3], np.uint8)).numpy()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("b/2.png", "a/1.png", "a/deep/3.png", "a/10.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(PNG)
+    (root / "empty").mkdir()
+    (tmp_path / "outside.png").write_bytes(PNG)
+    (root / "b" / "link.png").symlink_to(tmp_path / "outside.png")
+    settle(root)
+    return root
+
+
+def settle(root):
+    """Lets time pass since the last change."""
+    hour_ago = time.time() - 3600
+    for path, _, _ in os.walk(root):
+        os.utime(path, (hour_ago, hour_ago))
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """The folders that were looked into."""
+    seen = []
+    scan = listing_module._list_folder
+    monkeypatch.setattr(
+        listing_module, "_list_folder", lambda *args: seen.append(args[2]) or scan(*args)
+    )
+    return seen
+
+
+def names(source):
+    return [source.describe(index) for index in range(source.num_examples)]
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_the_same_without_looking(folder, looked, follow_links, caplog):
+    options = {"follow_links": follow_links}
+    first = open_source("folder", str(folder), **options)
+    assert looked and (follow_links or "link.png" in caplog.text)
+    looked.clear()
+    caplog.clear()
+    again = open_source("folder", str(folder), listing=first.listing, **options)
+    assert not looked and (follow_links or "link.png" in caplog.text)
+    assert names(again) == names(first) and again.num_examples == 4 + follow_links
+    assert again.fingerprint == first.fingerprint and again.class_names == first.class_names
+    np.testing.assert_array_equal(again.labels, first.labels)
+    assert again.listing == first.listing
+    assert again.take(np.arange(2)).listing == first.listing
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: (root / "a" / "deep" / "4.png").write_bytes(PNG),
+        lambda root: (root / "a" / "1.png").unlink(),
+        lambda root: (root / "empty" / "5.png").write_bytes(PNG),
+        lambda root: (root / "c").mkdir(),
+        lambda root: (root / "b" / "2.png").rename(root / "b" / "6.png"),
+    ],
+    ids=["added", "removed", "in an empty folder", "a folder", "renamed"],
+)
+def test_looks_again_after_a_change(folder, looked, change):
+    kept = open_source("folder", str(folder)).listing
+    change(folder)
+    looked.clear()
+    source = open_source("folder", str(folder), listing=kept)
+    assert looked and names(source) == names(open_source("folder", str(folder)))
+
+
+def test_not_kept_where_it_may_change_unseen(folder):
+    (folder / "a" / "1.png").write_bytes(PNG)
+    assert open_source("folder", str(folder)).listing
+    (folder / "a" / "7.png").write_bytes(PNG)
+    assert open_source("folder", str(folder)).listing is None  # Changed just now.
+    settle(folder)
+    assert open_source("folder", str(folder)).listing
+    (folder / "a" / "1.png").write_bytes(b"")
+    assert open_source("folder", str(folder), skip_bad_images=True).listing is None
+
+
+def test_of_another_folder_or_other_links_is_not_used(folder, looked, tmp_path):
+    kept = open_source("folder", str(folder)).listing
+    shutil.copytree(folder, tmp_path / "copy", symlinks=True)
+    settle(tmp_path / "copy")
+    for where, options in ((tmp_path / "copy", {}), (folder, {"follow_links": True})):
+        looked.clear()
+        open_source("folder", str(where), listing=kept, **options)
+        assert looked
+
+
+def changed(kept, **arrays):
+    with np.load(io.BytesIO(kept)) as old:
+        file = io.BytesIO()
+        np.savez(file, **{**old, **arrays})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: b"",
+        lambda kept: kept[: len(kept) // 2],
+        lambda kept: kept.replace(b"PK", b"KP"),
+        lambda kept: b"\x93NUMPY" + kept,
+        lambda kept: changed(kept, lengths=np.array([10**9] * 4)),
+        lambda kept: changed(kept, names=np.frombuffer(b"../outside.png" * 4, np.uint8)),
+        lambda kept: changed(kept, folders=np.frombuffer(b"../x\0" * 5, np.uint8)),
+        lambda kept: changed(kept, changed=np.array([{}], object)),
+    ],
+    ids=["empty", "half", "no zip", "an array", "lengths", "leaves", "folder leaves", "pickle"],
+)
+def test_a_damaged_or_forged_one_is_not_used(folder, looked, damage):
+    source = open_source("folder", str(folder))
+    looked.clear()
+    again = open_source("folder", str(folder), listing=damage(source.listing))
+    assert looked and names(again) == names(source)
+
+
+def test_lies_in_the_workdir(folder, looked, tmp_path):
+    config = Config(workdir=str(tmp_path / "run"), dataset="folder", data_dir=str(folder))
+    workdir = Workdir(config.workdir)
+    assert workdir.listing() is None
+    source = build.source_of(config, "train")
+    workdir.claim(config)
+    workdir.keep_listing(source.listing)
+    looked.clear()
+    assert names(build.source_of(config, "train")) == names(source) and not looked
+    Workdir(config.workdir, writes=False).keep_listing(b"other")
+    workdir.keep_listing(None)
+    assert workdir.listing() == source.listing

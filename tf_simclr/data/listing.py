@@ -1,0 +1,237 @@
+"""Which image files lie below a folder; made for millions of them.
+
+Folders are listed by many threads. What was found can be kept as bytes: where no folder has changed
+since, the files need not be looked at again.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from concurrent import futures
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tf_simclr.data.bad_images import listed
+from tf_simclr.errors import UserError
+
+EXTENSIONS = ("jpg", "jpeg", "png", "gif", "bmp")
+_THREADS = 16  # Listing waits for the disk, or for a network's answer.
+_SETTLED_NS = 2_000_000_000
+_VERSION = 1
+
+
+class Listing(NamedTuple):
+    """The images directly in one folder, by name."""
+
+    folder: bytes  # Relative to the root, b"" for the root itself.
+    changed: int  # When the folder last did, in ns; -1: not known, or too short a time ago.
+    names: bytes  # Paths relative to the root, one after another.
+    lengths: np.ndarray  # int64 [n], of each path.
+    sizes: np.ndarray  # int64 [n], in bytes; 0: empty or unreadable, -1: unknown.
+
+
+class Scan:
+    """Lists single folders; passes over links that lead out of the root, and remembers them."""
+
+    def __init__(self, root: bytes, follow_links: bool):
+        self.root = None if follow_links or b"://" in root else os.path.realpath(root)
+        self.outside: set[bytes] = set()
+
+    def __call__(self, folder: bytes):
+        """Yields (name, is a folder, size) of the images and folders in a folder."""
+        try:
+            if b"://" in folder:
+                yield from _scan_remote(folder)
+                return
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(b"."):
+                        continue
+                    is_folder = entry.is_dir()
+                    if not is_folder and not _is_image(entry.name):
+                        continue
+                    if entry.is_symlink() and self._leads_out(entry.path):
+                        continue
+                    yield entry.name, is_folder, 0 if is_folder else _size(entry)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"the folder {os.fsdecode(folder)!r} cannot be read: {error}"
+            ) from error
+
+    def passed_over(self) -> str:
+        """A sentence on the links passed over, with a space before it; "" where there were none."""
+        if not self.outside:
+            return ""
+        names = [os.fsdecode(path) for path in sorted(self.outside)]
+        return (
+            f" Passed over {len(names)} link(s) that lead out of {os.fsdecode(self.root)!r}: "
+            f"{listed(names)}; --follow_links follows them."
+        )
+
+    def _leads_out(self, path):
+        if self.root is None or _is_below(os.path.realpath(path), self.root):
+            return False
+        self.outside.add(path)
+        return True
+
+
+def _is_below(path, folder):
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def to_bytes(scan: Scan, root: bytes, parts: list[Listing]) -> bytes | None:
+    """What `list_tree` found, for `from_bytes`; None where it could not be known to be still true.
+
+    That is so of remote folders, of those changed just now, and of empty files and links to
+    nowhere, as these are mended in their place.
+    """
+    if any(part.changed < 0 or not part.sizes.all() for part in parts):
+        return None
+    file = io.BytesIO()
+    np.savez(
+        file,
+        about=_about(scan, root),
+        outside=_joined(sorted(scan.outside)),
+        folders=_joined([part.folder for part in parts]),
+        changed=np.array([part.changed for part in parts], np.int64),
+        counts=np.array([len(part.sizes) for part in parts], np.int64),
+        names=np.frombuffer(b"".join(part.names for part in parts), np.uint8),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        sizes=np.concatenate([part.sizes for part in parts]),
+    )
+    return file.getvalue()
+
+
+def from_bytes(contents: bytes, scan: Scan, root: bytes) -> list[Listing] | None:
+    """What `list_tree` would find, and tells `scan` of links; None where that is not certain.
+
+    A file that was overwritten in its place is not noticed: its folder does not change.
+    """
+    try:
+        with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
+            saved = dict(arrays)
+        if saved["about"].tobytes() != _about(scan, root).tobytes():
+            return None
+        names, folders = saved["names"].tobytes(), _split(saved["folders"])
+        starts = np.concatenate([[0], np.cumsum(saved["lengths"])])
+        if not _stays_inside(saved["names"], starts) or any(map(_leaves, folders)):
+            return None
+        bounds = np.concatenate([[0], np.cumsum(saved["counts"])])
+        parts = []
+        for i, folder in enumerate(folders):
+            first, last = bounds[i], bounds[i + 1]
+            here = os.path.join(root, folder) if folder else root
+            if saved["changed"][i] != _last_change(here):
+                return None
+            piece = names[starts[first] : starts[last]]
+            lengths, sizes = (saved[name][first:last] for name in ("lengths", "sizes"))
+            parts.append(Listing(folder, int(saved["changed"][i]), piece, lengths, sizes))
+        scan.outside.update(_split(saved["outside"]))
+        return parts
+    except Exception:  # Damaged in whatever way: the folder is looked at.
+        return None
+
+
+def _stays_inside(names, starts):
+    """Whether no path of many is absolute or has a part that begins with a dot."""
+    first = names[starts[:-1]]
+    return not (np.isin(first, [ord("."), ord("/")]).any() or b"/." in names.tobytes())
+
+
+def _leaves(folder):
+    return folder.startswith((b".", b"/")) or b"/." in folder
+
+
+def _about(scan, root):
+    return np.frombuffer(repr((_VERSION, root, scan.root)).encode(), np.uint8)
+
+
+def _joined(names):
+    return np.frombuffer(b"".join(name + b"\0" for name in names), np.uint8)  # No path has a 0.
+
+
+def _split(joined):
+    return joined.tobytes().split(b"\0")[:-1]
+
+
+def list_tree(scan: Scan, root: bytes) -> list[Listing]:
+    """The listings of a folder and all folders below it, in the order of their names."""
+    done, told = [], time.monotonic()
+    waiting = [(b"", frozenset())]
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        while waiting:
+            results = pool.map(lambda folder: _list_folder(scan, root, *folder), waiting)
+            waiting = []
+            for listing, folders, above in results:
+                done.append(listing)
+                waiting += [(name, above) for name in folders]
+                if time.monotonic() - told > 10:
+                    told = time.monotonic()
+                    count = sum(len(listing.sizes) for listing in done)
+                    logging.info("Listing %s: %d images so far ...", os.fsdecode(root), count)
+    return sorted(done, key=lambda listing: listing.folder.split(b"/"))
+
+
+def _list_folder(scan, root, relative, above):
+    """(its listing, its sub-folders, the real paths of itself and of all folders above)."""
+    here = os.path.join(root, relative) if relative else root
+    real = here if b"://" in here else os.path.realpath(here)
+    if real in above:  # A link to a folder it lies in: a loop.
+        return Listing(relative, -1, b"", np.zeros(0, np.int64), np.zeros(0, np.int64)), [], above
+    changed = _last_change(here)
+    prefix = relative + b"/" if relative else b""
+    images, folders = [], []
+    for name, is_folder, size in scan(here):
+        if is_folder:
+            folders.append(prefix + name)
+        else:
+            images.append((prefix + name, size))
+    images.sort()
+    names = [name for name, _ in images]
+    lengths = np.array([len(name) for name in names], np.int64)
+    sizes = np.array([size for _, size in images], np.int64)
+    return Listing(relative, changed, b"".join(names), lengths, sizes), folders, above | {real}
+
+
+def _last_change(folder):
+    """When a name in a folder was last added or removed, in ns; -1: not known, or just now."""
+    if b"://" in folder:
+        return -1
+    try:
+        changed = os.stat(folder).st_mtime_ns
+    except OSError:
+        return -1
+    # Clocks of file systems are coarse: a later change could bear the same time.
+    return changed if time.time_ns() - changed > _SETTLED_NS else -1
+
+
+def _scan_remote(folder):
+    # An image's name is taken at its word: to ask for its size takes a request for each.
+    for entry in tf.io.gfile.listdir(folder):
+        name = tf.compat.as_bytes(entry).rstrip(b"/")
+        if name.startswith(b".") or not name:
+            continue
+        if _is_image(name):
+            yield name, False, -1
+        elif tf.io.gfile.isdir(os.path.join(folder, name)):
+            yield name, True, 0
+
+
+def _size(entry):
+    try:
+        return entry.stat().st_size
+    except OSError:  # A link to nowhere.
+        return 0
+
+
+def _is_image(name):
+    _, dot, extension = name.rpartition(b".")
+    return bool(dot) and extension.lower() in _EXTENSIONS
+
+
+_EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
