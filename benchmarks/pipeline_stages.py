@@ -52,7 +52,7 @@ def next_of(dataset):
 
 
 def host(source, size: int, runs: int) -> dict[str, float]:
-    """Drawing, decoding, and the two crops of a pair with resize, flip and rounding."""
+    """Drawing, decoding, and the two crops of a pair with resize and rounding (at 32 px, flip)."""
 
     def draw(step):
         drawn = draw_views(ViewOptions(), source.channels, BATCH, 0, step)

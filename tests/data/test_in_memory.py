@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_simclr.data import in_memory as in_memory_module
 from tf_simclr.data.in_memory import in_memory
 from tf_simclr.data.pipeline import labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source, memory_limit, open_source
@@ -75,11 +78,29 @@ def test_not_beyond_the_limit(folder):
     assert in_memory(source, 10) is source  # By a sample of the headers.
 
 
-@pytest.mark.parametrize("contents", [b"", b"\xff\xd8\xff\xe0nonsense", b"no image"])
+def bmp(height, width):
+    """The header of one."""
+    return b"BM" + b"\0" * 16 + struct.pack("<II", width, height) + b"\0" * 38
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [b"", b"\xff\xd8\xff\xe0nonsense", b"no image", bmp(2**31, 2**31), bmp(2**20, 2**31 - 1)],
+    ids=["empty", "jpeg", "text", "beyond int64", "petabytes"],
+)
 def test_an_unreadable_image_is_left_to_who_loads_it(folder, contents):
     source = open_source("folder", str(folder))
     (folder / "a" / "2.jpg").write_bytes(contents)
-    assert in_memory(source) is source
+    assert in_memory(source) is source and in_memory(source, 2**30) is source
+
+
+def test_too_much_for_the_machine_is_told(folder, monkeypatch):
+    def refuse(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(in_memory_module._Decoded, "__init__", refuse)
+    with pytest.raises(UserError, match=r"6 images take 0\.0 GiB .*leave out --cache=on"):
+        in_memory(open_source("folder", str(folder)))
 
 
 def test_a_half_image_is_left_to_who_loads_it(folder):
@@ -98,3 +119,5 @@ def test_limits_have_names():
     assert memory_limit("off") == 0 < memory_limit("auto") < memory_limit("on")
     with pytest.raises(UserError, match="cache.*'onn'.*mean 'on'"):
         memory_limit("onn")
+    with pytest.raises(UserError, match="cache"):
+        open_source("digits", cache="onn")

@@ -68,7 +68,7 @@ class Source:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """int64 [N], or None; of a TFDS set too large for memory they are read when asked for."""
+        """int64 [N], or None; of a TFDS set not in memory they are read when asked for."""
         if callable(self._labels):
             self._labels = self._labels()
         return self._labels
@@ -117,7 +117,7 @@ class Source:
         return self._reader.describe(index if self._rows is None else int(self._rows[index]))
 
     def take(self, rows: np.ndarray) -> Source:
-        """The source of some of the images, int64 [n], in that order."""
+        """The source of some of the images, int64 [n], in that order; not `in_memory`'s copies."""
 
         def labels():
             return None if self.labels is None else self.labels[rows]

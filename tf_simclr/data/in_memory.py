@@ -10,10 +10,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tf_simclr.data.bad_images import READ_ERRORS
-from tf_simclr.data.decoding import image_size
+from tf_simclr.data.decoding import MAX_PIXELS, image_size
 from tf_simclr.data.image_source import Source
+from tf_simclr.errors import UserError
 
-_ALIGNED = 64  # Bytes: of a tensor, TensorFlow hands out pieces that begin so without a copy.
+_ALIGNED = 64  # Bytes: TensorFlow hands out pieces that begin and end so without a copy.
 _SAMPLE = 64
 
 
@@ -27,8 +28,11 @@ def in_memory(source: Source, most_bytes: float = math.inf) -> Source:
     Returns:
       A source of the same images and fingerprint, in memory; `source` itself where they are in
       memory, take more, or one of them cannot be read (whoever loads that one will say so).
+
+    Raises:
+      UserError: they may take so many bytes, but there is no such memory.
     """
-    if source.images is not None:
+    if source.images is not None or most_bytes <= 0:
         return source
     try:
         decoded = _decode(source, most_bytes)
@@ -75,12 +79,20 @@ def _decode(source, most_bytes):
     count = source.num_examples
     some = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(np.int64))
     # The sizes of all are read only where a few say that there may be room.
-    if _shapes(source, some).prod(axis=1).mean() * count > 2 * most_bytes:
+    if _bytes_of(_shapes(source, some)).mean() * count > 2 * most_bytes:
         return None
     shapes = _shapes(source, np.arange(count))
-    if shapes.prod(axis=1).sum() > most_bytes:
+    sizes = _bytes_of(shapes)
+    unreadable = (sizes == 0) | (sizes > MAX_PIXELS * source.channels)  # As `decode` has it.
+    if unreadable.any() or sizes.sum() > most_bytes:
         return None
-    decoded = _Decoded(shapes)
+    try:
+        decoded = _Decoded(shapes)
+    except MemoryError as error:
+        raise UserError(
+            f"the {count} images take {sizes.sum() / 2**30:.1f} GiB when decoded, which memory has "
+            "no room for: leave out --cache=on."
+        ) from error
     images = tf.data.Dataset.range(count).map(
         lambda index: (index, source.load(index)), tf.data.AUTOTUNE
     )
@@ -90,6 +102,11 @@ def _decode(source, most_bytes):
         decoded.put(index, image.numpy())
     decoded.finish()
     return decoded
+
+
+def _bytes_of(shapes):
+    """float64 [n]: a damaged header can ask for more than an integer holds."""
+    return shapes.astype(np.float64).prod(axis=1)
 
 
 def _shapes(source, indices):

@@ -133,7 +133,7 @@ def crop_box(uniforms, height, width, options: ViewOptions) -> tf.Tensor:
 
     Args:
       uniforms: [..., 10, 4] in [0, 1): area, aspect, top, left of each candidate.
-      height, width: of the image in pixels, scalars or [...].
+      height, width: of the image in pixels, both scalars or both [...].
       options: for the laws.
 
     Returns:

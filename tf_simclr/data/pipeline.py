@@ -1,8 +1,8 @@
 """From a source to batches: two random views for pretraining, labelled images for the rest.
 
-The host decodes, crops, resizes and flips, and hands over uint8; colour jitter, grayscale and blur
-wait for the accelerator (`augment.finish_views`). The batch of step s is a pure function of
-(seed, s): see `parameters`.
+The host decodes, crops and resizes, and hands over uint8; colour jitter, grayscale and blur wait
+for the accelerator (`augment.finish_views`), and so does the flip where images come one by one.
+The batch of step s is a pure function of (seed, s): see `parameters`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def two_view_dataset(
 
     Returns:
       A dataset of dicts for `finish_views` (and `SimCLR.fit`): "images" uint8 [B, 2, H, W, C] and
-      the drawn colour parameters, each [B, 2]. B is the replica's share of `batch_size`.
+      the drawn parameters, each [B, 2]. B is the replica's share of `batch_size`. For images
+      of no common shape "flip" is among them, and they are not yet flipped.
 
     Raises:
       UserError: a batch larger than the set or not divisible by the replicas; an option out of

@@ -57,6 +57,7 @@ def open_source(
     """
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3; received {channels!r}.")
+    memory_limit(cache)
     if name == "digits":
         source = _digits(split)
         return source if channels in (None, 1) else _in_channels(source, channels)
