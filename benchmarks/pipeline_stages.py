@@ -4,7 +4,8 @@
 
 Milliseconds a pair at 32 px from images in memory and, given a folder of JPEGs, at 224 px. The
 host's stages are each measured with all that comes before them, and then subtracted. `flip_*` is
-one view of 224 px, mirrored by a slice and by a gather; `resize_*` one view from a crop of 260 px.
+one view of 224 px, mirrored by a slice and by a gather; `resize_*` one view from a crop of 260 px;
+`decode_*` a whole photograph, what its two crops cover, and the whole at half its size.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import tf_simclr
 from benchmarks.timing import flags, report
 from tf_simclr.augment import views as views_module
 from tf_simclr.data import pipeline
-from tf_simclr.data.parameters import ViewOptions, draw_views, example_indices
+from tf_simclr.data.decoding import image_size
+from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 
 BATCH = 64
 
@@ -93,6 +95,33 @@ def device(source, size: int, runs: int) -> dict[str, float]:
     return figures
 
 
+def decoding(source, runs: int) -> dict[str, float]:
+    """Ways to decode a photograph, in each of which the crops are drawn."""
+    options = ViewOptions()
+
+    def covered(step):
+        contents = source.encoded(step % source.num_examples)
+        height, width = (tf.repeat(n, 2) for n in tf.unstack(image_size(contents)))
+        boxes = crop_box(draw_views(options, 3, 1, 0, step)["crop"][0], height, width, options)
+        first = tf.reduce_min(boxes[:, :2], axis=0)
+        last = tf.reduce_max(boxes[:, :2] + boxes[:, 2:], axis=0)
+        return contents, tf.concat([first, last - first], axis=0)
+
+    ways = {
+        "decode_whole": lambda contents, _: tf.io.decode_jpeg(contents, channels=3),
+        "decode_covered": lambda contents, box: tf.image.decode_and_crop_jpeg(
+            contents, box, channels=3
+        ),
+        "decode_half": lambda contents, _: tf.io.decode_jpeg(contents, channels=3, ratio=2),
+    }
+    drawn = tf.data.Dataset.range(2**40).map(covered)
+    cost = milliseconds(next_of(drawn.batch(BATCH)), BATCH, runs)
+    return {
+        name: milliseconds(next_of(drawn.map(way).map(tf.size).batch(BATCH)), BATCH, runs) - cost
+        for name, way in ways.items()
+    }
+
+
 def operations(runs: int) -> dict[str, float]:
     """Ways to do the same, one view of 224 px."""
     rng = np.random.default_rng(0)
@@ -103,11 +132,23 @@ def operations(runs: int) -> dict[str, float]:
         "flip_gather": (lambda x: tf.gather(x, tf.range(223, -1, -1), axis=1), view),
         "resize_uint8": (lambda x: tf.image.resize(x, [224, 224], "bicubic"), crop),
         "resize_float": (lambda x: pipeline._bicubic(x, 224), crop),
+        "resize_scale_and_translate": (_scale_and_translate, crop),
     }
     return {
         name: milliseconds(functools.partial(tf.function(way), x), 1, runs, calls=50)
         for name, (way, x) in ways.items()
     }
+
+
+def _scale_and_translate(crop):
+    return tf.raw_ops.ScaleAndTranslate(
+        images=crop[tf.newaxis],
+        size=[224, 224],
+        scale=224.0 / tf.cast(tf.shape(crop)[:2], tf.float32),
+        translation=[0.0, 0.0],
+        kernel_type="keyscubic",
+        antialias=False,
+    )
 
 
 def main() -> None:
@@ -120,6 +161,8 @@ def main() -> None:
     if arguments.photos:
         sources[224] = tf_simclr.open_source("folder", arguments.photos)
     figures = operations(arguments.runs)
+    if arguments.photos:
+        figures.update(decoding(sources[224], arguments.runs))
     for size, source in sources.items():
         stages = {**host(source, size, arguments.runs), **device(source, size, arguments.runs)}
         figures.update({f"{name}_{size}": value for name, value in stages.items()})

@@ -90,12 +90,19 @@ def host_names(strategy: tf.distribute.Strategy) -> tuple[list[str], int]:
     return _resolver_place(strategy.cluster_resolver)
 
 
-def compiled_by_xla(strategy: tf.distribute.Strategy, step: Callable) -> Callable:
-    """A function of (args) for `strategy.run`, which runs `step` on every replica, compiled by XLA.
+def on_replicas(
+    strategy: tf.distribute.Strategy, step: Callable, jit_compile: bool = False
+) -> Callable:
+    """A function of `args` that runs `step` on every replica, as `strategy.run` does.
 
-    The step becomes one program. Of several replicas on CPUs, where XLA has no collective
-    operations, what lies between these becomes programs of its own.
+    Args:
+      strategy: the current one.
+      step: what a replica does with its share of the arguments.
+      jit_compile: compile it by XLA, to one program; of several replicas on CPUs, where XLA has no
+        collective operations, what lies between these to programs of its own.
     """
+    if not jit_compile:
+        return functools.partial(strategy.run, step)
     on_cpus = all("CPU" in device.upper() for device in strategy.extended.worker_devices)
     if on_cpus and strategy.num_replicas_in_sync > 1:
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,7 +12,7 @@ from tests.replicas import mirrored
 from tf_simclr import losses
 from tf_simclr.data.pipeline import labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
-from tf_simclr.distribute import compiled_by_xla
+from tf_simclr.distribute import on_replicas
 from tf_simclr.errors import UserError
 from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
@@ -63,9 +61,7 @@ def train_on(strategy, source, *, jit_compile=False, tiny=False):
             source, batch_size=BATCH, image_size=SIZE, input_context=context
         )
     )
-    run_step = functools.partial(strategy.run, model.train_step)
-    if jit_compile:
-        run_step = compiled_by_xla(strategy, model.train_step)
+    run_step = on_replicas(strategy, model.train_step, jit_compile)
 
     @tf.function
     def run(batch):

@@ -69,9 +69,11 @@ class ImageFolder:
         scan = Scan(os.fsencode(folder), follow_links)
         root, siblings = _split_folder(scan, os.fsencode(folder), split)
         everything = known and listing.from_bytes(known, scan, root)
-        if not everything:
+        if everything:
+            self.listing = known
+        else:
             everything = listing.list_tree(scan, root)
-        self.listing = listing.to_bytes(scan, root, everything)
+            self.listing = listing.to_bytes(scan, root, everything)
         parts = [part for part in everything if len(part.sizes)]
         self.num_examples = sum(len(part.sizes) for part in parts)
         if not self.num_examples:

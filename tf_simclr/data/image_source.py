@@ -24,7 +24,6 @@ class Source:
       images: uint8 [N, H, W, C] where the whole split is an array in memory, else None.
       image_shape: (H, W) where all images are known to have the same, else None.
       fingerprint: hex; the same for the same images on every machine.
-      listing: of a folder, bytes for `open_source` to begin with next time; None: there are none.
       bad_images: what was left out because it cannot be decoded, by name.
     """
 
@@ -56,7 +55,6 @@ class Source:
         self.images = images
         self.image_shape = image_shape if images is None else images.shape[1:3]
         self.decoded = None  # By `in_memory`; its load(index) then stands in for the reader.
-        self.listing: bytes | None = None
         self.bad_images: list[str] = []
         self._labels = labels
         self._reader = reader
@@ -72,6 +70,11 @@ class Source:
         if callable(self._labels):
             self._labels = self._labels()
         return self._labels
+
+    @property
+    def listing(self) -> bytes | None:
+        """Of a folder, what `open_source` can begin with next time; None where there is nothing."""
+        return getattr(self._reader, "listing", None)
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """One decoded image; a function for `Dataset.map`.
@@ -134,7 +137,6 @@ class Source:
             class_names=self.class_names,
             reader=self._reader,
         )
-        part.listing = self.listing
         if self._reader is not None:
             with tf.device("CPU:0"):
                 part._rows = tf.constant(rows if self._rows is None else self._rows.numpy()[rows])

@@ -14,7 +14,7 @@ from tf_simclr.data.decoding import MAX_PIXELS, image_size
 from tf_simclr.data.image_source import Source
 from tf_simclr.errors import UserError
 
-_ALIGNED = 64  # Bytes: TensorFlow hands out pieces that begin and end so without a copy.
+_ALIGNED = 64  # Bytes: what begins so, TensorFlow takes over without a copy.
 _SAMPLE = 64
 
 
@@ -50,8 +50,7 @@ class _Decoded:
 
     def __init__(self, shapes: np.ndarray):
         """shapes: int64 [N, 3]."""
-        room = -(-np.prod(shapes, axis=1) // _ALIGNED) * _ALIGNED
-        self._starts = np.concatenate([[0], np.cumsum(room)])
+        self._starts = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
         buffer = np.empty(self._starts[-1] + _ALIGNED, np.uint8)
         begin = -buffer.ctypes.data % _ALIGNED
         self._bytes = buffer[begin : begin + self._starts[-1]]

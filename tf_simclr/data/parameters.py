@@ -155,7 +155,7 @@ def crop_box(uniforms, height, width, options: ViewOptions) -> tf.Tensor:
     shape, place = chosen[..., :2], chosen[..., 2:]
     box = tf.concat([tf.floor(place * (size - shape + 1.0)), shape], axis=-1)
 
-    # [1, a] * height or width: the least and the largest that the aspects allow.
+    # The height that the least aspect leaves this width, and the width that the largest leaves it.
     across = size[..., ::-1] * tf.constant([1.0 / aspects[0], aspects[1]])
     shape = tf.maximum(tf.round(tf.minimum(size, across)), 1.0)
     centred = tf.concat([(size - shape) // 2.0, shape], axis=-1)

@@ -57,14 +57,14 @@ def open_source(
     """
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3; received {channels!r}.")
-    memory_limit(cache)
+    most_bytes = memory_limit(cache)
     if name == "digits":
         source = _digits(split)
         return source if channels in (None, 1) else _in_channels(source, channels)
     if name == "folder":
         return _folder(data_dir, split, channels or 3, skip_bad_images, follow_links, listing)
     builder = find_builder(name, data_dir, _BUILT_IN)
-    return _prepared(name, PreparedSet(builder, split), split, channels, cache)
+    return _prepared(name, PreparedSet(builder, split), split, channels, most_bytes)
 
 
 def memory_limit(cache: str) -> float:
@@ -88,7 +88,6 @@ def _folder(data_dir, split, channels, skip_bad_images, follow_links, listing):
         class_names=folder.class_names,
         reader=folder,
     )
-    source.listing = folder.listing
     if bounds:
         # Before bad files are left out, so that they do not move the others from slice to slice.
         rows = slice_rows(folder.labels, folder.num_examples, bounds)
@@ -104,11 +103,11 @@ def _folder(data_dir, split, channels, skip_bad_images, follow_links, listing):
     return source
 
 
-def _prepared(name, prepared, split, channels, cache):
+def _prepared(name, prepared, split, channels, most_bytes):
     channels = channels or prepared.image_shape[2]
     shape = [prepared.num_examples, *prepared.image_shape[:2], channels]
     one_shape = None not in shape
-    whole = one_shape and np.prod(shape, dtype=np.float64) <= memory_limit(cache)
+    whole = one_shape and np.prod(shape, dtype=np.float64) <= most_bytes
     if not whole:
         prepared.index_records()
     return Source(

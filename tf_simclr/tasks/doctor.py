@@ -54,6 +54,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("chance", f"a loss of {losses.chance_level(config.train_batch_size):.3f} is no learning")
     need = Need.of(config, source, plan)
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
+    source = build.for_training(config, source)  # What it takes is no longer free.
     free = available_bytes()
     _say("memory", _memory(need, config, share, free))
 

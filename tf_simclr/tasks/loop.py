@@ -7,7 +7,6 @@ when asked to, and at the first step whose loss is no number, before anything of
 from __future__ import annotations
 
 import collections
-import functools
 import math
 import sys
 import time
@@ -18,7 +17,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from tf_simclr.distribute import compiled_by_xla, several_hosts
+from tf_simclr.distribute import on_replicas, several_hosts
 from tf_simclr.errors import Stopped, UserError
 from tf_simclr.tasks.hosts import Watch
 from tf_simclr.tasks.plan import Plan, is_due
@@ -127,9 +126,7 @@ def _make_run_steps(model, steps_per_call, jit_compile):
     first whose loss is no number, the hosts that are asked to stop, skipped steps, seconds waited.
     """
     strategy = tf.distribute.get_strategy()
-    run = functools.partial(strategy.run, model.train_step)
-    if jit_compile:
-        run = compiled_by_xla(strategy, model.train_step)
+    run = on_replicas(strategy, model.train_step, jit_compile)
     now = tf.timestamp if _has_clock() else lambda: tf.constant(math.nan, tf.float64)
 
     def step_once(iterator, waiting):
