@@ -70,7 +70,7 @@ def _finish_one(view, drawn):
     def untouched():
         return tf.cast(view, tf.float32) * (1.0 / 255.0)
 
-    # What is in a branch, XLA does not split over cores, which for one view costs more than it saves.
+    # XLA does not split over cores what is in a branch: for one view that costs more than it saves.
     changes = _changes(drawn)
     return tf.cond(changes, lambda: _change_one(view, drawn), untouched) if drawn else untouched()
 
