@@ -62,8 +62,24 @@ def _finish_together(batch):
 
 @tf.function(jit_compile=True)
 def _finish_in_turn(batch):
-    views, drawn = _views_and_parameters(batch)
-    return tf.map_fn(lambda x: _finish_one(*x), (views, drawn), fn_output_signature=tf.float32)
+    places = tf.range(2 * tf.shape(batch["images"])[0])
+    return tf.map_fn(
+        lambda place: _finish_one(*_view_at(place, batch)), places, fn_output_signature=tf.float32
+    )
+
+
+def _view_at(place, batch):
+    """One view and its parameters, at its place among all first, then all second views."""
+    pairs = tf.shape(batch["images"])[0]
+
+    def part(value):
+        # Not value[pair, view]: XLA then takes the pixels one by one.
+        inner = value.shape[2:]
+        start = [place % pairs, place // pairs] + [0] * len(inner)
+        return tf.reshape(tf.slice(value, start, [1, 1, *inner]), inner)
+
+    drawn = {name: part(value) for name, value in batch.items()}
+    return drawn.pop("images"), drawn
 
 
 def _finish_one(view, drawn):

@@ -240,7 +240,7 @@ def _crops(image, uniforms, image_size, options):
     for box in tf.unstack(crop_box(uniforms, height, width, options)):
         top, left, height, width = tf.unstack(box)
         crop = image[top : top + height, left : left + width]
-        views.append(_to_uint8(_bicubic(crop, image_size)))
+        views.append(_rounded(_bicubic(crop, image_size)))
     return views
 
 
@@ -260,6 +260,14 @@ def _bicubic(crop, image_size):
 
 def _to_uint8(x):
     return tf.cast(tf.clip_by_value(x + 0.5, 0.0, 255.0), tf.uint8)
+
+
+def _rounded(x):
+    """`_to_uint8` in one pass over memory, for what XLA does not compile."""
+    quantized = tf.quantization.quantize(
+        x, 0.0, 255.0, tf.quint8, "MIN_COMBINED", "HALF_AWAY_FROM_ZERO"
+    )
+    return tf.bitcast(quantized.output, tf.uint8)
 
 
 def _with_shapes(batch, shape):
