@@ -24,15 +24,29 @@ import tf_simclr
 from benchmarks.timing import flags, in_turns, rate, report
 
 BATCH = {32: 256, 224: 64}
+WARM_UP = 3.0  # Seconds, in which `tf.data` tunes itself and its buffers fill.
+
+
+def alone(dataset, finish, batch_size):
+    """The rate of a dataset that is begun anew for each turn, and dropped after it.
+
+    A dataset between its turns would fill its buffers at the expense of the others' turns, and
+    `tf.data` would tune it to a consumer that rarely comes.
+    """
+
+    def figure() -> float:
+        batches = iter(dataset)
+        finish(next(batches))  # Compiles, the first time.
+        return rate(lambda: finish(next(batches)), batch_size, warm_up=WARM_UP)
+
+    return figure
 
 
 def ours(source, size, blur):
     """Ours: `two_view_dataset`, then `finish_views` on the device."""
     finish = tf.function(tf_simclr.finish_views)
     dataset = tf_simclr.two_view_dataset(source, batch_size=BATCH[size], image_size=size, blur=blur)
-    batches = iter(dataset)
-    finish(next(batches))
-    return lambda: rate(lambda: finish(next(batches)), BATCH[size])
+    return alone(dataset, finish, BATCH[size])
 
 
 def peers(data_util, images, decode, size, strength, blur):
@@ -48,7 +62,6 @@ def peers(data_util, images, decode, size, strength, blur):
 
     dataset = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).repeat()
     dataset = dataset.map(two_views, tf.data.AUTOTUNE).batch(BATCH[size], drop_remainder=True)
-    batches = iter(dataset.prefetch(tf.data.AUTOTUNE))
 
     @tf.function
     def finish(batch):
@@ -57,17 +70,14 @@ def peers(data_util, images, decode, size, strength, blur):
             views = data_util.batch_random_blur(views, size, size)
         return tf.concat(views, 0)
 
-    finish(next(batches))
-    return lambda: rate(lambda: finish(next(batches)), BATCH[size])
+    return alone(dataset.prefetch(tf.data.AUTOTUNE), finish, BATCH[size])
 
 
 def decoding_only(files):
     """The floor: reading and decoding the same files, once each."""
     dataset = tf.data.Dataset.from_tensor_slices(files).repeat()
     dataset = dataset.map(_decode, tf.data.AUTOTUNE).map(tf.size).batch(BATCH[224])
-    batches = iter(dataset.prefetch(tf.data.AUTOTUNE))
-    next(batches)
-    return lambda: rate(lambda: next(batches), BATCH[224])
+    return alone(dataset.prefetch(tf.data.AUTOTUNE), lambda batch: batch, BATCH[224])
 
 
 def _decode(path):

@@ -38,8 +38,13 @@ def in_turns(contestants: dict[str, Callable[[], float]], runs: int = 5) -> dict
     return {name: statistics.median(values) for name, values in figures.items()}
 
 
-def rate(step: Callable[[], object], items: int, seconds: float = 3.0) -> float:
+def rate(
+    step: Callable[[], object], items: int, seconds: float = 3.0, warm_up: float = 0.0
+) -> float:
     """Items per second of `step`, which handles `items` of them, over about `seconds`."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < warm_up:
+        step()
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         step()
