@@ -115,6 +115,13 @@ class Config:
         choices=("auto", "on", "off"),
         alters_run=False,
     )
+    cache_side: int = _data(
+        0,
+        "Shorter side in pixels to which larger images are reduced where --cache keeps them: many "
+        "more fit, and small crops lose detail. 0: they stay as they are.",
+        low=0,
+        high=2**14,
+    )
     data_service: str = _data(
         "",
         "Dispatcher of a tf.data service that makes the views, grpc://host:port.",
@@ -237,6 +244,11 @@ class Config:
         if self.mode == "finetune" and self.precision != "float32":
             raise UserError(
                 f"--mode=finetune computes in float32; received --precision={self.precision}."
+            )
+        if self.cache_side and (self.cache == "off" or self.data_service):
+            raise UserError(
+                f"--cache_side={self.cache_side} reduces what --cache keeps in memory, which is "
+                "nothing with --cache=off or --data_service."
             )
         self.label_counts()
 

@@ -115,6 +115,61 @@ def test_arrays_are_in_memory():
     assert in_memory(source, 0) is source
 
 
+def reduced(image, size):
+    """Each pixel the mean over its area, by sums of whole and partial pixels."""
+    matrices = []
+    for old, new in zip(image.shape, size):
+        edges = np.linspace(0, old, new + 1)
+        low, high = edges[:-1, None], edges[1:, None]
+        pixel = np.arange(old)[None]
+        overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
+        matrices.append(overlap / (high - low))
+    return np.einsum("yh,xw,hwc->yxc", *matrices, image.astype(np.float64))
+
+
+def test_larger_images_are_reduced(folder):
+    source = open_source("folder", str(folder))
+    held = in_memory(source, shorter_side=12)
+    for before, after in zip(loaded(source), loaded(held)):
+        height, width = before.shape[:2]
+        scale = min(1, 12 / min(height, width))
+        size = round(height * scale), round(width * scale)
+        assert after.shape == (*size, 3)
+        if scale == 1:
+            np.testing.assert_array_equal(after, before)
+        else:
+            # Half a step of rounding, and what float32 adds to a mean.
+            assert np.abs(after - reduced(before, size)).max() < 0.502
+    assert held.fingerprint == source.fingerprint
+
+
+def test_arrays_are_reduced():
+    images = np.random.default_rng(0).integers(0, 256, [5, 16, 24, 3], np.uint8)
+    source = array_source(images, np.arange(5))
+    assert in_memory(source, shorter_side=16) is source
+    held = in_memory(source, shorter_side=8)
+    means = images.reshape(5, 8, 2, 12, 2, 3).mean(axis=(2, 4))
+    for got, mean in zip(loaded(held), means):
+        assert np.abs(got - mean).max() <= 0.5
+    batch = next(iter(two_view_dataset(held, batch_size=4, image_size=6)))
+    assert batch["images"].shape == [4, 2, 6, 6, 3]
+    np.testing.assert_array_equal(held.labels, np.arange(5))
+
+
+@pytest.mark.parametrize("most_bytes", [2_000, 500, 0])
+def test_reduced_images_that_do_not_fit_are_told(folder, most_bytes):
+    """Not trained on as they are: the run would be another."""
+    source = open_source("folder", str(folder))
+    with pytest.raises(UserError, match=r"reduced to 12 pixels .* --cache=on"):
+        in_memory(source, most_bytes, shorter_side=12)
+
+
+def test_a_header_that_asks_for_petabytes_is_not_reduced(folder):
+    source = open_source("folder", str(folder))
+    (folder / "a" / "2.jpg").write_bytes(bmp(2**20, 2**31 - 1))
+    assert in_memory(source, shorter_side=12) is source
+
+
 def test_limits_have_names():
     assert memory_limit("off") == 0 < memory_limit("auto") < memory_limit("on")
     with pytest.raises(UserError, match="cache.*'onn'.*mean 'on'"):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.config import Config
+from tf_simclr.errors import UserError
 from tf_simclr.tasks import build
 
 
@@ -22,3 +23,16 @@ def test_images_are_held_in_memory_for_training(settings, held, tmp_path):
     config = Config(workdir="w", dataset="folder", data_dir=str(tmp_path), **settings)
     source = build.source_of(config, "train")
     assert (build.for_training(config, source).decoded is not None) == held
+
+
+def test_images_are_held_at_the_size_asked_for(tmp_path):
+    (tmp_path / "0.png").write_bytes(tf.io.encode_png(np.zeros([8, 12, 3], np.uint8)).numpy())
+    config = Config(workdir="w", dataset="folder", data_dir=str(tmp_path), cache_side=4)
+    source = build.for_training(config, build.source_of(config, "train"))
+    assert source.load(tf.constant(0, tf.int64)).shape == [4, 6, 3]
+
+
+@pytest.mark.parametrize("settings", [{"cache": "off"}, {"data_service": "grpc://a:1"}], ids=str)
+def test_what_is_not_held_cannot_be_reduced(settings):
+    with pytest.raises(UserError, match="--cache_side=4 .* --cache=off or --data_service"):
+        Config(workdir="w", cache_side=4, **settings)

@@ -18,30 +18,36 @@ _ALIGNED = 64  # Bytes: what begins so, TensorFlow takes over without a copy.
 _SAMPLE = 64
 
 
-def in_memory(source: Source, most_bytes: float = math.inf) -> Source:
+def in_memory(source: Source, most_bytes: float = math.inf, shorter_side: int = 0) -> Source:
     """Decodes every image once, so that training need not do it in every epoch.
 
     Args:
       source: any.
       most_bytes: how much the decoded images may take, which is known before they are decoded.
+      shorter_side: pixels; images with more are reduced to so many, by the mean over each pixel's
+        area, and keep their proportions. 0: all stay as they are.
 
     Returns:
-      A source of the same images and fingerprint, in memory; `source` itself where they are in
-      memory, take more, or one of them cannot be read (whoever loads that one will say so).
+      A source of the same images and fingerprint, in memory; `source` itself where they are so
+      already, take more, or one of them cannot be read (whoever loads that one will say so).
 
     Raises:
-      UserError: they may take so many bytes, but there is no such memory.
+      UserError: they may take so many bytes, but there is no such memory; images that are to be
+        reduced take more than `most_bytes` even so.
     """
-    if source.images is not None or most_bytes <= 0:
+    reduces_all = source.image_shape and 0 < shorter_side < min(source.image_shape)
+    if source.images is not None and not reduces_all or most_bytes <= 0 and not shorter_side:
         return source
     try:
-        decoded = _decode(source, most_bytes)
+        decoded = _decode(source, most_bytes, shorter_side)
     except READ_ERRORS:
         return source
     if decoded is None:
         return source
     held = copy.copy(source)
     held.decoded = decoded
+    if reduces_all:
+        held.images = held.image_shape = None  # They are no longer so.
     return held
 
 
@@ -73,18 +79,22 @@ class _Decoded:
         return tf.reshape(piece, shape)
 
 
-def _decode(source, most_bytes):
-    """A `_Decoded`; None where it would take more."""
+def _decode(source, most_bytes, shorter_side):
+    """A `_Decoded`; None where it would take more, or an image cannot be read."""
     count = source.num_examples
     some = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(np.int64))
     # The sizes of all are read only where a few say that there may be room.
-    if _bytes_of(_shapes(source, some)).mean() * count > 2 * most_bytes:
+    estimate = _bytes_of(_reduced(_shapes(source, some), shorter_side)).mean() * count
+    if estimate > 2 * most_bytes:
+        return _no_room(estimate, most_bytes, shorter_side)
+    originals = _shapes(source, np.arange(count))
+    sizes = _bytes_of(originals)
+    if ((sizes == 0) | (sizes > MAX_PIXELS * source.channels)).any():  # As `decode` has it.
         return None
-    shapes = _shapes(source, np.arange(count))
+    shapes = _reduced(originals, shorter_side)
     sizes = _bytes_of(shapes)
-    unreadable = (sizes == 0) | (sizes > MAX_PIXELS * source.channels)  # As `decode` has it.
-    if unreadable.any() or sizes.sum() > most_bytes:
-        return None
+    if sizes.sum() > most_bytes:
+        return _no_room(sizes.sum(), most_bytes, shorter_side)
     try:
         decoded = _Decoded(shapes)
     except MemoryError as error:
@@ -92,15 +102,46 @@ def _decode(source, most_bytes):
             f"the {count} images take {sizes.sum() / 2**30:.1f} GiB when decoded, which memory has "
             "no room for: leave out --cache=on."
         ) from error
-    images = tf.data.Dataset.range(count).map(
-        lambda index: (index, source.load(index)), tf.data.AUTOTUNE
-    )
-    for index, image in tqdm(images, "Decoding into memory", count, mininterval=5, delay=5):
-        if not np.array_equal(image.shape, shapes[index]):
+
+    def load(index, shape):
+        image = source.load(index)
+        return index, tf.shape(image), _reduce(image, shape[:2]) if shorter_side else image
+
+    images = tf.data.Dataset.from_tensor_slices((np.arange(count), shapes))
+    images = images.map(load, tf.data.AUTOTUNE)
+    for index, shape, image in tqdm(images, "Decoding into memory", count, mininterval=5, delay=5):
+        if not np.array_equal(shape, originals[index]):
             return None  # Its header lies.
         decoded.put(index, image.numpy())
     decoded.finish()
     return decoded
+
+
+def _no_room(size, most_bytes, shorter_side):
+    if shorter_side:
+        raise UserError(
+            f"reduced to {shorter_side} pixels the images still take {size / 2**30:.1f} GiB, where "
+            f"{most_bytes / 2**30:.1f} may be held: pass --cache=on, or a smaller --cache_side."
+        )
+
+
+def _reduced(shapes, shorter_side):
+    """int64 [n, 3]: what becomes of shapes whose shorter side has more pixels."""
+    if not shorter_side:
+        return shapes
+    sides = shapes[:, :2]
+    scale = np.minimum(1.0, shorter_side / np.maximum(sides.min(axis=1, keepdims=True), 1))
+    sides = np.round(sides * scale).astype(np.int64)
+    return np.concatenate([sides, shapes[:, 2:]], axis=1)
+
+
+def _reduce(image, size):
+    def resized():
+        x = tf.image.resize(image, tf.cast(size, tf.int32), "area")
+        return tf.cast(tf.round(x), tf.uint8)
+
+    smaller = tf.reduce_any(size < tf.shape(image, tf.int64)[:2])
+    return tf.cond(smaller, resized, lambda: image)
 
 
 def _bytes_of(shapes):
@@ -110,6 +151,10 @@ def _bytes_of(shapes):
 
 def _shapes(source, indices):
     """int64 [n, 3], by the headers."""
+    if source.image_shape:
+        return np.tile(
+            np.array([*source.image_shape, source.channels], np.int64), (len(indices), 1)
+        )
     sizes = tf.data.Dataset.from_tensor_slices(indices).map(
         lambda index: image_size(source.encoded(index)), tf.data.AUTOTUNE
     )

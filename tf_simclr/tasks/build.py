@@ -32,7 +32,7 @@ def for_training(config: Config, source):
     """The source with its images in memory, as far as --cache lets it."""
     if config.data_service:  # Others decode then.
         return source
-    return in_memory(source, memory_limit(config.cache))
+    return in_memory(source, memory_limit(config.cache), config.cache_side)
 
 
 def encoder_of(config: Config, channels: int) -> tf.keras.Model:
