@@ -264,8 +264,13 @@ def _to_uint8(x):
 
 def _rounded(x):
     """`_to_uint8` in one pass over memory, for what XLA does not compile."""
-    quantized = tf.quantization.quantize(
-        x, 0.0, 255.0, tf.quint8, "MIN_COMBINED", "HALF_AWAY_FROM_ZERO"
+    quantized = tf.raw_ops.QuantizeV2(  # tf.quantization.quantize logs a warning.
+        input=x,
+        min_range=0.0,
+        max_range=255.0,
+        T=tf.quint8,
+        mode="MIN_COMBINED",
+        round_mode="HALF_AWAY_FROM_ZERO",
     )
     return tf.bitcast(quantized.output, tf.uint8)
 

@@ -1,0 +1,68 @@
+"""Pairs of views a second from photographs of 13 megapixels: decoded each time, or held reduced.
+
+    python benchmarks/cache_side.py [--peer=DIR]
+
+The photographs are scikit-learn's two, each twice as large, 4 above and 3 beside each other. "ours"
+decodes them each time, "reduced" holds them in memory with a shorter side of 512 pixels, as
+`--cache_side=512` does. `--peer` is a checkout's directory `tf2/` of google-research/simclr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+
+import numpy as np
+import sklearn.datasets
+import tensorflow as tf
+
+import tf_simclr
+from benchmarks import input_pipeline
+from benchmarks.timing import flags, in_turns, report
+
+COUNT = input_pipeline.BATCH[224]
+SIDE = 512
+
+
+def write_photographs(folder: str) -> list[str]:
+    """COUNT files, no two alike."""
+    files = []
+    for index in range(COUNT):
+        image = sklearn.datasets.load_sample_images().images[index % 2]
+        image = np.roll(image, 5 * index, axis=1)
+        twice = tf.image.resize(image, [2 * side for side in image.shape[:2]], "bicubic")
+        twice = tf.cast(tf.clip_by_value(tf.round(twice), 0, 255), tf.uint8)
+        files.append(os.path.join(folder, f"{index}.jpg"))
+        tf.io.write_file(files[-1], tf.io.encode_jpeg(tf.tile(twice, [4, 3, 1]), quality=90))
+    return files
+
+
+def main() -> None:
+    arguments = flags(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_photographs(folder)
+        source = tf_simclr.open_source("folder", folder)
+        reduced = tf_simclr.in_memory(source, shorter_side=SIDE)
+        contestants = {
+            "ours": input_pipeline.ours(source, 224, blur=True),
+            "reduced": input_pipeline.ours(reduced, 224, blur=True),
+        }
+        if arguments.peer:
+            sys.path.insert(0, arguments.peer)
+            import data_util
+
+            contestants["peer"] = input_pipeline.peers(
+                data_util, files, input_pipeline._decode, 224, 1.0, blur=True
+            )
+        figures = in_turns(contestants, arguments.runs)
+    rivals = sorted(set(figures) - {"reduced"})
+    ratios = {f"ratio_to_{rival}": figures["reduced"] / figures[rival] for rival in rivals}
+    report(benchmark="cache_side", unit="pairs/s", cores=os.cpu_count(), **figures, **ratios)
+
+
+if __name__ == "__main__":
+    main()
