@@ -67,6 +67,13 @@ def test_changes_that_alter_the_run_are_found():
     assert other.changed_from(saved) == {"mode": ("pretrain", "finetune")}
 
 
+def test_a_setting_younger_than_the_run_had_its_default():
+    saved = dataclasses.asdict(Config(workdir="w"))
+    del saved["cache_side"]
+    assert Config(workdir="w").changed_from(saved) == {}
+    assert Config(workdir="w", cache_side=8).changed_from(saved) == {"cache_side": (0, 8)}
+
+
 def test_label_counts():
     assert Config(workdir="w", labels_per_class="1, 10,all").label_counts() == (1, 10, None)
 

@@ -117,8 +117,8 @@ class Config:
     )
     cache_side: int = _data(
         0,
-        "Shorter side in pixels to which larger images are reduced where --cache keeps them: many "
-        "more fit, and small crops lose detail. 0: they stay as they are.",
+        "Shorter side in pixels to which larger images are reduced for training, and then kept in "
+        "memory: small crops lose detail. Evaluation sees them whole. 0: they stay as they are.",
         low=0,
         high=2**14,
     )
@@ -245,10 +245,11 @@ class Config:
             raise UserError(
                 f"--mode=finetune computes in float32; received --precision={self.precision}."
             )
-        if self.cache_side and (self.cache == "off" or self.data_service):
+        trains = self.mode in (*TRAINING_MODES, "doctor")
+        if trains and self.cache_side and (self.cache == "off" or self.data_service):
             raise UserError(
                 f"--cache_side={self.cache_side} reduces what --cache keeps in memory, which is "
-                "nothing with --cache=off or --data_service."
+                "nothing with --cache=off or --data_service: pass --cache_side=0."
             )
         self.label_counts()
 
@@ -270,8 +271,9 @@ class Config:
         changed = {}
         for field in dataclasses.fields(self):
             now = getattr(self, field.name)
-            if field.metadata["alters_run"] and field.name in saved and saved[field.name] != now:
-                changed[field.name] = (saved[field.name], now)
+            before = saved.get(field.name, field.default)  # Of a run older than the setting.
+            if saved and field.metadata["alters_run"] and before != now:
+                changed[field.name] = (before, now)
         if saved.get("mode", self.mode) != self.mode:
             changed["mode"] = (saved["mode"], self.mode)
         return changed

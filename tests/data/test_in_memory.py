@@ -99,8 +99,11 @@ def test_too_much_for_the_machine_is_told(folder, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(in_memory_module._Decoded, "__init__", refuse)
+    source = open_source("folder", str(folder))
     with pytest.raises(UserError, match=r"6 images take 0\.0 GiB .*leave out --cache=on"):
-        in_memory(open_source("folder", str(folder)))
+        in_memory(source)
+    with pytest.raises(UserError, match=r"6 images take 0\.0 GiB .*a smaller --cache_side"):
+        in_memory(source, shorter_side=12)
 
 
 def test_a_half_image_is_left_to_who_loads_it(folder):
@@ -148,6 +151,7 @@ def test_arrays_are_reduced():
     source = array_source(images, np.arange(5))
     assert in_memory(source, shorter_side=16) is source
     held = in_memory(source, shorter_side=8)
+    assert held.image_shape == (8, 12) and source.images is images
     means = images.reshape(5, 8, 2, 12, 2, 3).mean(axis=(2, 4))
     for got, mean in zip(loaded(held), means):
         assert np.abs(got - mean).max() <= 0.5
@@ -156,18 +160,51 @@ def test_arrays_are_reduced():
     np.testing.assert_array_equal(held.labels, np.arange(5))
 
 
+def test_what_is_held_can_be_reduced_further_and_divided(folder):
+    source = open_source("folder", str(folder))
+    rows = np.array([4, 1])
+    held = in_memory(source, shorter_side=24)
+    assert in_memory(held) is held
+    for got, row in zip(loaded(held.take(rows)), rows):
+        np.testing.assert_array_equal(got, loaded(held)[row])
+    again = in_memory(held, shorter_side=12)
+    for got, before in zip(loaded(again), loaded(held)):
+        assert min(got.shape[:2]) == min(12, *before.shape[:2])
+    of_array = in_memory(array_source(np.zeros([3, 8, 8, 1], np.uint8)), shorter_side=4)
+    assert in_memory(of_array) is of_array
+    assert loaded(of_array.take(rows[1:]))[0].shape == (4, 4, 1)
+
+
+def test_nothing_to_reduce_is_no_reason_to_refuse():
+    source = array_source(np.zeros([3, 8, 8, 1], np.uint8))
+    assert in_memory(source, 10, shorter_side=8) is source
+
+
 @pytest.mark.parametrize("most_bytes", [2_000, 500, 0])
 def test_reduced_images_that_do_not_fit_are_told(folder, most_bytes):
     """Not trained on as they are: the run would be another."""
     source = open_source("folder", str(folder))
-    with pytest.raises(UserError, match=r"reduced to 12 pixels .* --cache=on"):
+    with pytest.raises(UserError, match=r"side of 12 pixels .* --cache=on"):
         in_memory(source, most_bytes, shorter_side=12)
 
 
-def test_a_header_that_asks_for_petabytes_is_not_reduced(folder):
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda contents: contents[: len(contents) // 2],
+        lambda contents: bmp(2**20, 2**31 - 1),
+        lambda contents: bmp(1, 2**31 - 1),
+        lambda contents: b"",
+    ],
+    ids=["half", "petabytes", "gigabytes", "empty"],
+)
+@pytest.mark.parametrize("most_bytes", [2**30, np.inf])
+def test_an_image_that_cannot_be_reduced_is_named(folder, spoil, most_bytes):
     source = open_source("folder", str(folder))
-    (folder / "a" / "2.jpg").write_bytes(bmp(2**20, 2**31 - 1))
-    assert in_memory(source, shorter_side=12) is source
+    path = folder / "a" / "4.jpg"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(UserError, match=r"1 of 6 files .*a/4\.jpg"):
+        in_memory(source, most_bytes, shorter_side=12)
 
 
 def test_limits_have_names():

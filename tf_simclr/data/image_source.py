@@ -54,7 +54,7 @@ class Source:
         self.fingerprint = fingerprint
         self.images = images
         self.image_shape = image_shape if images is None else images.shape[1:3]
-        self.decoded = None  # By `in_memory`; its load(index) then stands in for the reader.
+        self.decoded = None  # By `in_memory`, of many shapes; it then stands in for the reader.
         self.bad_images: list[str] = []
         self._labels = labels
         self._reader = reader
@@ -120,7 +120,7 @@ class Source:
         return self._reader.describe(index if self._rows is None else int(self._rows[index]))
 
     def take(self, rows: np.ndarray) -> Source:
-        """The source of some of the images, int64 [n], in that order; not `in_memory`'s copies."""
+        """The source of some of the images, int64 [n], in that order."""
 
         def labels():
             return None if self.labels is None else self.labels[rows]
@@ -140,7 +140,14 @@ class Source:
         if self._reader is not None:
             with tf.device("CPU:0"):
                 part._rows = tf.constant(rows if self._rows is None else self._rows.numpy()[rows])
+        if self.decoded is not None:
+            part.decoded = self.decoded.take(rows)
         return part
+
+    def hold(self, images: np.ndarray) -> None:
+        """From now on hands out these instead, uint8 [N, H, W, C], of the same content."""
+        self.images, self.image_shape = images, images.shape[1:3]
+        self._reader = self._rows = self._tensor = None
 
 
 def array_source(

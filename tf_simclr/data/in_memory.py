@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_simclr.data.bad_images import READ_ERRORS
+from tf_simclr.data.bad_images import READ_ERRORS, bad_images_error, find_bad_images
 from tf_simclr.data.decoding import MAX_PIXELS, image_size
 from tf_simclr.data.image_source import Source
 from tf_simclr.errors import UserError
@@ -29,26 +29,47 @@ def in_memory(source: Source, most_bytes: float = math.inf, shorter_side: int = 
 
     Returns:
       A source of the same images and fingerprint, in memory; `source` itself where they are so
-      already, take more, or one of them cannot be read (whoever loads that one will say so).
+      already and, if none is to be reduced, where they take more or one of them cannot be read
+      (whoever loads that one will say so).
 
     Raises:
       UserError: they may take so many bytes, but there is no such memory; images that are to be
-        reduced take more than `most_bytes` even so.
+        reduced take more even so, or cannot be read.
     """
-    reduces_all = source.image_shape and 0 < shorter_side < min(source.image_shape)
-    if source.images is not None and not reduces_all or most_bytes <= 0 and not shorter_side:
+    if source.image_shape and shorter_side >= min(source.image_shape):
+        shorter_side = 0
+    decoded_already = source.images is not None or source.decoded is not None
+    if not shorter_side and (decoded_already or most_bytes <= 0):
         return source
     try:
         decoded = _decode(source, most_bytes, shorter_side)
-    except READ_ERRORS:
-        return source
-    if decoded is None:
-        return source
+    except (*READ_ERRORS, _Unreadable) as error:
+        if not shorter_side:
+            return source
+        names = find_bad_images(source) or [str(error)]
+        raise bad_images_error(names, source.num_examples) from error
+    except _TooLarge as error:
+        if not shorter_side:
+            return source
+        raise UserError(
+            f"reduced to a shorter side of {shorter_side} pixels the images take "
+            f"{error.args[0] / 2**30:.1f} GiB, where {most_bytes / 2**30:.1f} may be held: pass "
+            "--cache=on if memory has room for them, else a smaller --cache_side or none."
+        ) from error
     held = copy.copy(source)
-    held.decoded = decoded
-    if reduces_all:
-        held.images = held.image_shape = None  # They are no longer so.
+    if source.image_shape:
+        held.hold(decoded.as_array())
+    else:
+        held.decoded = decoded.finish()
     return held
+
+
+class _Unreadable(Exception):
+    """An image that cannot be decoded; its name."""
+
+
+class _TooLarge(Exception):
+    """More bytes than may be held; how many."""
 
 
 class _Decoded:
@@ -66,11 +87,30 @@ class _Decoded:
         start = self._starts[index]
         self._bytes[start : start + image.size] = image.ravel()
 
-    def finish(self) -> None:
+    def as_array(self) -> np.ndarray:
+        """uint8 [N, h, w, C], of images of one shape; not copied."""
+        return self._bytes.reshape([len(self._shapes), *self._shapes[0]])
+
+    def finish(self) -> _Decoded:
         """Makes tensors of the arrays; the bytes are shared, not copied."""
         with tf.device("CPU:0"):
             self._starts, self._shapes = tf.constant(self._starts), tf.constant(self._shapes)
             self._bytes = tf.experimental.dlpack.from_dlpack(self._bytes.__dlpack__())
+        return self
+
+    def take(self, rows: np.ndarray) -> _Decoded:
+        """Some of the images, int64 [n]; once finished."""
+        part = copy.copy(self)
+        with tf.device("CPU:0"):
+            part._starts, part._shapes = (
+                tf.gather(values, rows) for values in (self._starts, self._shapes)
+            )
+        return part
+
+    @property
+    def shapes(self) -> np.ndarray:
+        """int64 [N, 3]; once finished."""
+        return self._shapes.numpy()
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """uint8 [h, w, C]; for graphs."""
@@ -80,68 +120,58 @@ class _Decoded:
 
 
 def _decode(source, most_bytes, shorter_side):
-    """A `_Decoded`; None where it would take more, or an image cannot be read."""
+    """A `_Decoded`."""
     count = source.num_examples
     some = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(np.int64))
     # The sizes of all are read only where a few say that there may be room.
-    estimate = _bytes_of(_reduced(_shapes(source, some), shorter_side)).mean() * count
+    estimate = _bytes_of(_reduced_shapes(_shapes(source, some), shorter_side)).mean() * count
     if estimate > 2 * most_bytes:
-        return _no_room(estimate, most_bytes, shorter_side)
+        raise _TooLarge(estimate)
     originals = _shapes(source, np.arange(count))
-    sizes = _bytes_of(originals)
-    if ((sizes == 0) | (sizes > MAX_PIXELS * source.channels)).any():  # As `decode` has it.
-        return None
-    shapes = _reduced(originals, shorter_side)
-    sizes = _bytes_of(shapes)
-    if sizes.sum() > most_bytes:
-        return _no_room(sizes.sum(), most_bytes, shorter_side)
+    shapes = _reduced_shapes(originals, shorter_side)
+    size = _bytes_of(shapes).sum()
+    if size > most_bytes:
+        raise _TooLarge(size)
     try:
         decoded = _Decoded(shapes)
     except MemoryError as error:
+        instead = "take a smaller --cache_side" if shorter_side else "leave out --cache=on"
         raise UserError(
-            f"the {count} images take {sizes.sum() / 2**30:.1f} GiB when decoded, which memory has "
-            "no room for: leave out --cache=on."
+            f"the {count} images take {size / 2**30:.1f} GiB in memory, which has no room for "
+            f"them: {instead}."
         ) from error
 
     def load(index, shape):
         image = source.load(index)
-        return index, tf.shape(image), _reduce(image, shape[:2]) if shorter_side else image
+        return index, tf.shape(image), _reduce(image, shape)
 
     images = tf.data.Dataset.from_tensor_slices((np.arange(count), shapes))
     images = images.map(load, tf.data.AUTOTUNE)
     for index, shape, image in tqdm(images, "Decoding into memory", count, mininterval=5, delay=5):
         if not np.array_equal(shape, originals[index]):
-            return None  # Its header lies.
+            raise _Unreadable(source.describe(int(index)))  # Its header lies.
         decoded.put(index, image.numpy())
-    decoded.finish()
     return decoded
 
 
-def _no_room(size, most_bytes, shorter_side):
-    if shorter_side:
-        raise UserError(
-            f"reduced to {shorter_side} pixels the images still take {size / 2**30:.1f} GiB, where "
-            f"{most_bytes / 2**30:.1f} may be held: pass --cache=on, or a smaller --cache_side."
-        )
-
-
-def _reduced(shapes, shorter_side):
+def _reduced_shapes(shapes, shorter_side):
     """int64 [n, 3]: what becomes of shapes whose shorter side has more pixels."""
     if not shorter_side:
         return shapes
     sides = shapes[:, :2]
-    scale = np.minimum(1.0, shorter_side / np.maximum(sides.min(axis=1, keepdims=True), 1))
-    sides = np.round(sides * scale).astype(np.int64)
-    return np.concatenate([sides, shapes[:, 2:]], axis=1)
+    scale = np.minimum(1.0, shorter_side / sides.min(axis=1, keepdims=True))
+    return np.concatenate([np.round(sides * scale).astype(np.int64), shapes[:, 2:]], axis=1)
 
 
-def _reduce(image, size):
+def _reduce(image, shape):
+    """An image at the size of `shape`, which is no larger."""
+
     def resized():
-        x = tf.image.resize(image, tf.cast(size, tf.int32), "area")
+        x = tf.image.resize(image, tf.cast(shape[:2], tf.int32), "area")
         return tf.cast(tf.round(x), tf.uint8)
 
-    smaller = tf.reduce_any(size < tf.shape(image, tf.int64)[:2])
-    return tf.cond(smaller, resized, lambda: image)
+    same = tf.reduce_all(tf.shape(image, tf.int64) == shape)
+    return tf.cond(same, lambda: image, resized)
 
 
 def _bytes_of(shapes):
@@ -150,13 +180,18 @@ def _bytes_of(shapes):
 
 
 def _shapes(source, indices):
-    """int64 [n, 3], by the headers."""
+    """int64 [n, 3], by the headers of what is not decoded yet."""
     if source.image_shape:
-        return np.tile(
-            np.array([*source.image_shape, source.channels], np.int64), (len(indices), 1)
-        )
+        return np.full([len(indices), 3], [*source.image_shape, source.channels], np.int64)
+    if source.decoded is not None:
+        return source.decoded.shapes[indices]
     sizes = tf.data.Dataset.from_tensor_slices(indices).map(
         lambda index: image_size(source.encoded(index)), tf.data.AUTOTUNE
     )
     sizes = np.stack(list(sizes.as_numpy_iterator()))
-    return np.concatenate([sizes, np.full([len(sizes), 1], source.channels)], axis=1)
+    shapes = np.concatenate([sizes, np.full([len(sizes), 1], source.channels)], axis=1)
+    pixels = _bytes_of(sizes)
+    unreadable = (pixels == 0) | (pixels > MAX_PIXELS)  # As `decode` has it.
+    if unreadable.any():
+        raise _Unreadable(source.describe(int(indices[unreadable.argmax()])))
+    return shapes

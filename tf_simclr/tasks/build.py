@@ -23,7 +23,7 @@ def source_of(config: Config, split: str):
         channels=config.channels or None,
         skip_bad_images=config.skip_bad_images,
         follow_links=config.follow_links,
-        cache=config.cache,
+        cache="off" if config.cache_side else config.cache,  # Not held whole first.
         listing=Workdir(config.workdir).listing() if config.dataset == "folder" else None,
     )
 

@@ -100,7 +100,7 @@ def train(
                     hinted = True
                     logging.warning(
                         "Steps wait for data %.0f %% of the time: give the host more CPU cores, "
-                        "keep the images on a local disk, or store them smaller.",
+                        "keep the images on a local disk, or reduce large ones by --cache_side.",
                         100 * metrics["data_wait"],
                     )
                 model.reset_metrics()
