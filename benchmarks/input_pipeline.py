@@ -42,15 +42,17 @@ def alone(dataset, finish, batch_size):
     return figure
 
 
-def ours(source, size, blur):
+def ours(source, size, blur, batch_size=None):
     """Ours: `two_view_dataset`, then `finish_views` on the device."""
+    batch_size = batch_size or BATCH[size]
     finish = tf.function(tf_simclr.finish_views)
-    dataset = tf_simclr.two_view_dataset(source, batch_size=BATCH[size], image_size=size, blur=blur)
-    return alone(dataset, finish, BATCH[size])
+    dataset = tf_simclr.two_view_dataset(source, batch_size=batch_size, image_size=size, blur=blur)
+    return alone(dataset, finish, batch_size)
 
 
-def peers(data_util, images, decode, size, strength, blur):
+def peers(data_util, images, decode, size, strength, blur, batch_size=None):
     """The reference: its `preprocess_for_train` for each view, its blur on the batch."""
+    batch_size = batch_size or BATCH[size]
 
     def two_views(image):
         image = tf.image.convert_image_dtype(decode(image), tf.float32)
@@ -61,7 +63,7 @@ def peers(data_util, images, decode, size, strength, blur):
         return tf.concat(views, -1)
 
     dataset = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).repeat()
-    dataset = dataset.map(two_views, tf.data.AUTOTUNE).batch(BATCH[size], drop_remainder=True)
+    dataset = dataset.map(two_views, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
 
     @tf.function
     def finish(batch):
@@ -70,7 +72,7 @@ def peers(data_util, images, decode, size, strength, blur):
             views = data_util.batch_random_blur(views, size, size)
         return tf.concat(views, 0)
 
-    return alone(dataset.prefetch(tf.data.AUTOTUNE), finish, BATCH[size])
+    return alone(dataset.prefetch(tf.data.AUTOTUNE), finish, batch_size)
 
 
 def decoding_only(files):
