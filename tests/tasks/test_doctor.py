@@ -47,6 +47,7 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     # 1297 / 96 = 13.5; 0.3 * 96 / 256.
     assert said["warmup"] == "14 steps, to a peak learning rate of 0.1125"
     assert said["chance"].startswith("a loss of 5.252 ")  # log(191).
+    assert said["held"] == "0.00 GiB of decoded images"
     assert said["memory"].endswith(": fits")
     assert not list(tmp_path.iterdir())
 
@@ -68,6 +69,23 @@ def test_looks_into_a_folder(capsys, tmp_path):
     assert "broken.png" in said["bad files"]
     said = report(capsys, **folder, skip_bad_images=True)
     assert said["images"].startswith("120 in ") and said["bad files"].startswith("1 left out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "0.10 GiB of decoded images"),
+        ({"cache": "off"}, "nothing: every image is decoded in every epoch"),
+        ({"cache_side": 500}, "0.03 GiB of decoded images, on the shorter side at most 500 pixels"),
+    ],
+    ids=str,
+)
+def test_says_what_is_held_in_memory(settings, expected, tmp_path, capsys):
+    image = tf.io.encode_png(tf.zeros([1000, 1200, 3], tf.uint8)).numpy()
+    for index in range(30):
+        (tmp_path / f"{index}.png").write_bytes(image)
+    folder = {"dataset": "folder", "data_dir": str(tmp_path), "train_batch_size": 12}
+    assert report(capsys, **folder, **settings)["held"] == expected
 
 
 def test_counts_the_variables_of_a_legacy_optimizer():

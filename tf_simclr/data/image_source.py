@@ -72,6 +72,12 @@ class Source:
         return self._labels
 
     @property
+    def bytes_in_memory(self) -> int:
+        """What the decoded images take that are held; 0 where none are."""
+        held = self.decoded if self.images is None else self.images
+        return 0 if held is None else held.nbytes
+
+    @property
     def listing(self) -> bytes | None:
         """Of a folder, what `open_source` can begin with next time; None where there is nothing."""
         return getattr(self._reader, "listing", None)

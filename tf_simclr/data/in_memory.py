@@ -112,6 +112,11 @@ class _Decoded:
         """int64 [N, 3]; once finished."""
         return self._shapes.numpy()
 
+    @property
+    def nbytes(self) -> int:
+        """Of all pixels; once finished."""
+        return int(self.shapes.prod(axis=1).sum())
+
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """uint8 [h, w, C]; for graphs."""
         shape = tf.gather(self._shapes, index)

@@ -55,6 +55,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     need = Need.of(config, source, plan)
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = build.for_training(config, source)  # What it takes is no longer free.
+    _say("held", _held(source, config))
     free = available_bytes()
     _say("memory", _memory(need, config, share, free))
 
@@ -113,6 +114,13 @@ class Need:
         step = self.variables + self.fixed + micro * self.per_image + in_parts
         step = max(step, self.variables + in_parts + self.loss)
         return int(_SCRATCH * step + _PROCESS)
+
+
+def _held(source: Source, config: Config) -> str:
+    if not source.bytes_in_memory:
+        return "nothing: every image is decoded in every epoch"
+    reduced = f", on the shorter side at most {config.cache_side} pixels" * bool(config.cache_side)
+    return f"{source.bytes_in_memory / _GIB:.2f} GiB of decoded images{reduced}"
 
 
 def _memory(need: Need, config: Config, share: int, free: int | None) -> str:
