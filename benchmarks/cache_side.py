@@ -31,10 +31,10 @@ SIDE = 512
 
 def write_photographs(folder: str) -> list[str]:
     """COUNT files, no two alike."""
+    images = sklearn.datasets.load_sample_images().images
     files = []
     for index in range(COUNT):
-        image = sklearn.datasets.load_sample_images().images[index % 2]
-        image = np.roll(image, 5 * index, axis=1)
+        image = np.roll(images[index % 2], 5 * index, axis=1)
         twice = tf.image.resize(image, [2 * side for side in image.shape[:2]], "bicubic")
         twice = tf.cast(tf.clip_by_value(tf.round(twice), 0, 255), tf.uint8)
         files.append(os.path.join(folder, f"{index}.jpg"))
@@ -48,21 +48,30 @@ def main() -> None:
         files = write_photographs(folder)
         source = tf_simclr.open_source("folder", folder)
         reduced = tf_simclr.in_memory(source, shorter_side=SIDE)
+        whole = tf_simclr.in_memory(source.take(np.arange(2)))  # As large as the others.
         contestants = {
-            "ours": input_pipeline.ours(source, 224, True, BATCH),
-            "reduced": input_pipeline.ours(reduced, 224, True, BATCH),
+            "ours": input_pipeline.ours(source, 224, BATCH, blur=True),
+            "reduced": input_pipeline.ours(reduced, 224, BATCH, blur=True),
         }
         if arguments.peer:
             sys.path.insert(0, arguments.peer)
             import data_util
 
             contestants["peer"] = input_pipeline.peers(
-                data_util, files, input_pipeline._decode, 224, 1.0, True, BATCH
+                data_util, files, input_pipeline.decode, 224, BATCH, blur=True
             )
         figures = in_turns(contestants, arguments.runs)
     rivals = sorted(set(figures) - {"reduced"})
     ratios = {f"ratio_to_{rival}": figures["reduced"] / figures[rival] for rival in rivals}
-    report(benchmark="cache_side", unit="pairs/s", cores=os.cpu_count(), **figures, **ratios)
+    report(
+        benchmark="cache_side",
+        unit="pairs/s",
+        cores=os.cpu_count(),
+        mb_an_image=whole.bytes_in_memory / 2e6,
+        mb_reduced=reduced.bytes_in_memory / COUNT / 1e6,
+        **figures,
+        **ratios,
+    )
 
 
 if __name__ == "__main__":

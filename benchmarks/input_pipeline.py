@@ -42,22 +42,20 @@ def alone(dataset, finish, batch_size):
     return figure
 
 
-def ours(source, size, blur, batch_size=None):
+def ours(source, size, batch_size, blur):
     """Ours: `two_view_dataset`, then `finish_views` on the device."""
-    batch_size = batch_size or BATCH[size]
     finish = tf.function(tf_simclr.finish_views)
     dataset = tf_simclr.two_view_dataset(source, batch_size=batch_size, image_size=size, blur=blur)
     return alone(dataset, finish, batch_size)
 
 
-def peers(data_util, images, decode, size, strength, blur, batch_size=None):
+def peers(data_util, images, decode, size, batch_size, blur):
     """The reference: its `preprocess_for_train` for each view, its blur on the batch."""
-    batch_size = batch_size or BATCH[size]
 
     def two_views(image):
         image = tf.image.convert_image_dtype(decode(image), tf.float32)
         views = [
-            data_util.preprocess_for_train(image, size, size, color_jitter_strength=strength)
+            data_util.preprocess_for_train(image, size, size, color_jitter_strength=1.0)
             for _ in range(2)
         ]
         return tf.concat(views, -1)
@@ -78,11 +76,11 @@ def peers(data_util, images, decode, size, strength, blur, batch_size=None):
 def decoding_only(files):
     """The floor: reading and decoding the same files, once each."""
     dataset = tf.data.Dataset.from_tensor_slices(files).repeat()
-    dataset = dataset.map(_decode, tf.data.AUTOTUNE).map(tf.size).batch(BATCH[224])
+    dataset = dataset.map(decode, tf.data.AUTOTUNE).map(tf.size).batch(BATCH[224])
     return alone(dataset.prefetch(tf.data.AUTOTUNE), lambda batch: batch, BATCH[224])
 
 
-def _decode(path):
+def decode(path):
     return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
 
 
@@ -94,17 +92,17 @@ def main() -> None:
         import data_util
 
     small = np.random.default_rng(0).integers(0, 256, [5000, 32, 32, 3], np.uint8)
-    contestants = {"ours_32": ours(tf_simclr.array_source(small), 32, blur=False)}
+    contestants = {"ours_32": ours(tf_simclr.array_source(small), 32, BATCH[32], blur=False)}
     if data_util:
-        contestants["peer_32"] = peers(data_util, small, lambda x: x, 32, 1.0, blur=False)
+        contestants["peer_32"] = peers(data_util, small, lambda x: x, 32, BATCH[32], blur=False)
     if arguments.photos:
         files = sorted(glob.glob(os.path.join(arguments.photos, "*.[jJ]*")))
         source = tf_simclr.open_source("folder", arguments.photos)
-        contestants["ours_224"] = ours(source, 224, blur=True)
-        contestants["held_224"] = ours(tf_simclr.in_memory(source), 224, blur=True)
+        contestants["ours_224"] = ours(source, 224, BATCH[224], blur=True)
+        contestants["held_224"] = ours(tf_simclr.in_memory(source), 224, BATCH[224], blur=True)
         contestants["decode_224"] = decoding_only(files)
         if data_util:
-            contestants["peer_224"] = peers(data_util, files, _decode, 224, 1.0, blur=True)
+            contestants["peer_224"] = peers(data_util, files, decode, 224, BATCH[224], blur=True)
     figures = in_turns(contestants, arguments.runs)
     ratios = {}
     for name in set(figures) & {"ours_32", "ours_224", "held_224"}:

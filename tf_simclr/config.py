@@ -7,54 +7,22 @@ else. Standard library only. Config stops at `tasks/`: below that, keyword argum
 from __future__ import annotations
 
 import dataclasses
-import math
-import unicodedata
 from typing import Any
 
-from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.errors import UserError
+from tf_simclr.settings import check, group
 
 TRAINING_MODES = ("pretrain", "finetune")  # The others run on one host only.
 MODES = ("pretrain", "knn_eval", "linear_eval", "finetune", "export", "doctor")
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float = -math.inf,
-    high: float = math.inf,
-    positive: bool = False,
-    alters_run: bool = True,
-    group: str = "",
-) -> Any:
-    """A field of Config: what it means, what it may be, and whether a resumed run may change it."""
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        "positive": positive,
-        "alters_run": alters_run,
-        "group": group,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _group(name: str, **defaults: Any):
-    def make(*args, **kwargs):
-        return setting(*args, group=name, **{**defaults, **kwargs})
-
-    return make
-
-
-_run = _group("Run", alters_run=False)
-_data = _group("Data")
-_views = _group("Two views")
-_model = _group("Model")
-_train = _group("Training")
-_machine = _group("Machine", alters_run=False)
-_evaluate = _group("Evaluation", alters_run=False)
+_run = group("Run", alters_run=False)
+_data = group("Data")
+_views = group("Two views")
+_model = group("Model")
+_train = group("Training")
+_machine = group("Machine", alters_run=False)
+_evaluate = group("Evaluation", alters_run=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +202,7 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            check(field, getattr(self, field.name))
         if not self.workdir and self.mode != "doctor":
             raise UserError("--workdir is needed: the folder where the run keeps what it makes.")
         if self.dataset == "folder" and not self.data_dir:
@@ -277,32 +245,3 @@ class Config:
         if saved.get("mode", self.mode) != self.mode:
             changed["mode"] = (saved["mode"], self.mode)
         return changed
-
-
-_LARGEST = 2**53  # Steps and sizes beyond have no exact float, and overflow when multiplied.
-_UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Control characters, surrogates, line and paragraph ends.
-
-
-def _check(field: dataclasses.Field, value: Any) -> None:
-    limits = field.metadata
-    if limits["choices"] and value not in limits["choices"]:
-        raise unknown_name(f"--{field.name}", value, limits["choices"])
-    if isinstance(value, str):
-        # A line break would make two flags of one in flags.resolved.
-        if any(unicodedata.category(char) in _UNWRITABLE for char in value):
-            raise UserError(
-                f"--{field.name} must be text without line breaks, control characters and bytes "
-                f"that are no UTF-8; received {value!r}."
-            )
-        return
-    low, high = limits["low"], limits["high"]
-    if value > _LARGEST and high == math.inf and field.type == "int":
-        raise UserError(f"--{field.name} must be at most {_LARGEST}; received {value!r}.")
-    if limits["positive"]:
-        fits, rule = 0 < value < math.inf, "positive"
-    elif high == math.inf:
-        fits, rule = value >= low and value != math.inf, f"at least {low:g}"
-    else:
-        fits, rule = low <= value <= high, f"from {low:g} to {high:g}"
-    if not fits:
-        raise UserError(f"--{field.name} must be {rule}; received {value!r}.")

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.augment import finish_views, views
+from tf_simclr.data import pipeline
 from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.data.pipeline import eval_dataset, labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
@@ -255,3 +256,14 @@ def test_bad_view_options_are_named(option, value):
     with pytest.raises(UserError, match=option):
         ViewOptions(**{option: value})
     assert option in {field.name for field in dataclasses.fields(ViewOptions)}
+
+
+def test_both_ways_of_rounding_have_the_same_bits():
+    near = np.float32(np.arange(-2, 259, 0.5))
+    values = np.concatenate(
+        [near, np.nextafter(near, np.float32(-1e9)), np.nextafter(near, np.float32(1e9))]
+    )
+    values = tf.constant(np.concatenate([values, np.float32([-1e30, 1e30, -np.inf, np.inf])]))
+    np.testing.assert_array_equal(pipeline._rounded(values), pipeline._to_uint8(values))
+    whole = tf.range(256.0)
+    np.testing.assert_array_equal(pipeline._rounded(whole + 0.25), np.arange(256))

@@ -165,6 +165,15 @@ def test_cached_or_not_the_batches_have_the_same_bits(data_dir):
             tf.nest.map_structure(np.testing.assert_array_equal, one, two)
 
 
+def test_sets_of_one_shape_are_held_as_arrays(data_dir):
+    whole = open_source("fixed", data_dir, cache="on")
+    read = open_source("fixed", data_dir, cache="off")
+    np.testing.assert_array_equal(in_memory(read).images, whole.images)
+    side = min(whole.image_shape) // 2
+    assert min(in_memory(read, shorter_side=side).image_shape) == side
+    assert read.images is None
+
+
 def test_without_labels(data_dir, monkeypatch):
     for limit in (2**30, 0):
         monkeypatch.setattr(sources, "MEMORY_LIMIT", limit)

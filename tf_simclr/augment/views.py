@@ -62,9 +62,13 @@ def _finish_together(batch):
 
 @tf.function(jit_compile=True)
 def _finish_in_turn(batch):
+    return _in_turn(_finish_one, batch)
+
+
+def _in_turn(finish, batch):
     places = tf.range(2 * tf.shape(batch["images"])[0])
     return tf.map_fn(
-        lambda place: _finish_one(*_view_at(place, batch)), places, fn_output_signature=tf.float32
+        lambda place: finish(*_view_at(place, batch)), places, fn_output_signature=tf.float32
     )
 
 

@@ -151,7 +151,7 @@ class Source:
         return part
 
     def hold(self, images: np.ndarray) -> None:
-        """From now on hands out these instead, uint8 [N, H, W, C], of the same content."""
+        """From now on hands out these in place of what it had: uint8 [N, H, W, C], in memory."""
         self.images, self.image_shape = images, images.shape[1:3]
         self._reader = self._rows = self._tensor = None
 

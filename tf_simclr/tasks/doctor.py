@@ -119,8 +119,10 @@ class Need:
 def _held(source: Source, config: Config) -> str:
     if not source.bytes_in_memory:
         return "nothing: every image is decoded in every epoch"
-    reduced = f", on the shorter side at most {config.cache_side} pixels" * bool(config.cache_side)
-    return f"{source.bytes_in_memory / _GIB:.2f} GiB of decoded images{reduced}"
+    text = f"{source.bytes_in_memory / _GIB:.2f} GiB of decoded images"
+    if config.cache_side:
+        text += f", on the shorter side at most {config.cache_side} pixels"
+    return text
 
 
 def _memory(need: Need, config: Config, share: int, free: int | None) -> str:

@@ -1,0 +1,76 @@
+"""What a setting is: a field with its meaning and limits; and whether a value keeps to them.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import unicodedata
+from typing import Any
+
+from tf_simclr.errors import UserError, unknown_name
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float = -math.inf,
+    high: float = math.inf,
+    positive: bool = False,
+    alters_run: bool = True,
+    group: str = "",
+) -> Any:
+    """A field of Config: what it means, what it may be, and whether a resumed run may change it."""
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "positive": positive,
+        "alters_run": alters_run,
+        "group": group,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def group(name: str, **defaults: Any):
+    """A `setting` for the fields of a group, with the group's own defaults."""
+
+    def make(*args, **kwargs):
+        return setting(*args, group=name, **{**defaults, **kwargs})
+
+    return make
+
+
+_LARGEST = 2**53  # Steps and sizes beyond have no exact float, and overflow when multiplied.
+_UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Control characters, surrogates, line and paragraph ends.
+
+
+def check(field: dataclasses.Field, value: Any) -> None:
+    """Raises UserError where a value is outside its field's choices or limits; names both."""
+    limits = field.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        raise unknown_name(f"--{field.name}", value, limits["choices"])
+    if isinstance(value, str):
+        # A line break would make two flags of one in flags.resolved.
+        if any(unicodedata.category(char) in _UNWRITABLE for char in value):
+            raise UserError(
+                f"--{field.name} must be text without line breaks, control characters and bytes "
+                f"that are no UTF-8; received {value!r}."
+            )
+        return
+    low, high = limits["low"], limits["high"]
+    if value > _LARGEST and high == math.inf and field.type == "int":
+        raise UserError(f"--{field.name} must be at most {_LARGEST}; received {value!r}.")
+    if limits["positive"]:
+        fits, rule = 0 < value < math.inf, "positive"
+    elif high == math.inf:
+        fits, rule = value >= low and value != math.inf, f"at least {low:g}"
+    else:
+        fits, rule = low <= value <= high, f"from {low:g} to {high:g}"
+    if not fits:
+        raise UserError(f"--{field.name} must be {rule}; received {value!r}.")
