@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 import tensorflow as tf
+from absl import logging
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -18,3 +19,11 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _seeded():
     tf.keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _verbosity():
+    """What a test silences must be heard in the next."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
