@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "__main__": {"main"},
     "__init__": set(),
     "distribute": set(),
-    "augment": set(),
+    "native": set(),
+    "augment": {"native"},
     "losses": {"distribute"},
     "models": {"losses", "augment", "distribute"},
-    "data": {"augment"},
+    "data": {"augment", "native"},
     "optim": set(),
     "evaluation": set(),
     "checkpoints": {"models"},
@@ -46,6 +47,7 @@ MAY_IMPORT = {
         "losses",
         "augment",
         "distribute",
+        "native",
     },
 }
 

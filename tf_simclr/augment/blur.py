@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-
 import tensorflow as tf
-
-_REACH = 5.0
-_RADII = (2, 4, 7)  # Of the forms of `blur_one`, besides the full one.
 
 
 def gaussian_blur(x, sigma):
@@ -31,29 +26,6 @@ def blur_stack(x, sigma):
     return tf.matmul(tf.matmul(rows, x), columns)  # The matrix is symmetric.
 
 
-def blur_one(x, sigma):
-    """`gaussian_blur` of one image [C, H, W] with a scalar sigma: sums of shifted copies.
-
-    Taps farther than `_REACH` sigmas, which together weigh less than 1e-6, are left out.
-    """
-    radius = blur_radius(x.shape[1])
-    taps = tf.unstack(_taps(radius, sigma))
-    radii = sorted({0, *(min(r, radius) for r in _RADII), radius})
-    form = tf.reduce_sum(tf.cast(_REACH * sigma > tf.constant(radii[:-1], tf.float32), tf.int32))
-    for axis in (1, 2):
-        # Padded outside the branches: XLA keeps in memory what enters one, and would else pad anew
-        # for each of the shifted copies.
-        padding = [[0, 0], [0, 0], [0, 0]]
-        padding[axis] = [radius] * 2
-        padded = tf.pad(x, padding)
-        sums = [
-            functools.partial(_weighted_sum, padded, axis, x.shape[axis], radius, taps[: r + 1])
-            for r in radii[1:]
-        ]
-        x = tf.switch_case(form, [lambda x=x: x, *sums])
-    return x
-
-
 def blur_radius(height: int) -> int:
     """Taps to either side, from the image's height in pixels."""
     return (height // 10) // 2
@@ -73,13 +45,3 @@ def _taps(radius: int, sigma):
     sigma = tf.where(sigma > 0.0, sigma, 1.0)[..., tf.newaxis]
     taps = tf.exp(-0.5 * tf.square(tf.range(radius + 1, dtype=tf.float32) / sigma))
     return taps / (2.0 * tf.reduce_sum(taps, axis=-1, keepdims=True) - taps[..., :1])
-
-
-def _weighted_sum(padded, axis, extent, radius, taps):
-    def shifted(by):
-        start = radius + by
-        return padded[(slice(None),) * axis + (slice(start, start + extent),)]
-
-    return taps[0] * shifted(0) + tf.add_n(
-        [taps[by] * (shifted(-by) + shifted(by)) for by in range(1, len(taps))]
-    )

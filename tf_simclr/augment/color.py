@@ -69,25 +69,6 @@ def to_grayscale(x):
     return from_planes([luma(to_planes(x))] * 3, x)
 
 
-def jitter_one(x, brightness, contrast, saturation, hue, order):
-    """`color_jitter` of one image [C, H * W], with scalar parameters: only the work it needs."""
-    colour = saturation is not None and x.shape[0] == 3
-    operations = [
-        lambda planes: [p * brightness for p in planes],
-        lambda planes: _contrast(planes, contrast),
-        lambda planes: _saturation(planes, saturation) if colour else planes,
-        lambda planes: _hue(planes, hue) if colour else planes,
-    ]
-    order = tf.gather(tf.constant(JITTER_ORDERS, tf.int32), order)
-
-    def step(position, x):
-        branches = [lambda f=f: tf.stack(f(tf.unstack(x))) for f in operations]
-        return position + 1, tf.clip_by_value(tf.switch_case(order[position], branches), 0.0, 1.0)
-
-    # A loop over positions, not four copies of the operations: XLA compiles each but once.
-    return tf.while_loop(lambda position, _: position < 4, step, (0, x))[1]
-
-
 def jitter_planes(planes, brightness, contrast, saturation, hue, order):
     """`color_jitter` on channel planes [B, H * W]."""
     colour = saturation is not None and len(planes) == 3

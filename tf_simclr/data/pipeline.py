@@ -1,7 +1,7 @@
 """From a source to batches: two random views for pretraining, labelled images for the rest.
 
-The host decodes, crops and resizes, and hands over uint8; colour jitter, grayscale and blur wait
-for the accelerator (`augment.finish_views`), and so does the flip where images come one by one.
+The host decodes, crops, resizes and flips, and hands over uint8; colour jitter, grayscale and blur
+wait for the accelerator (`augment.finish_views`).
 The batch of step s is a pure function of (seed, s): see `parameters`.
 """
 
@@ -11,7 +11,7 @@ import re
 
 import tensorflow as tf
 
-from tf_simclr import augment
+from tf_simclr import augment, native
 from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.errors import UserError
 
@@ -46,8 +46,8 @@ def two_view_dataset(
 
     Returns:
       A dataset of dicts for `finish_views` (and `SimCLR.fit`): "images" uint8 [B, 2, H, W, C] and
-      the drawn parameters, each [B, 2]. B is the replica's share of `batch_size`. For images
-      of no common shape "flip" is among them, and they are not yet flipped.
+      the drawn parameters of what remains to be done, each [B, 2]. B is the replica's share of
+      `batch_size`.
 
     Raises:
       UserError: a batch larger than the set or not divisible by the replicas; an option out of
@@ -69,9 +69,11 @@ def two_view_dataset(
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
+        # A data service's workers are other processes, which do not know our kernels.
+        kernels = None if data_service else native.kernels()
         dataset = steps.map(draw, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
         dataset = dataset.map(
-            lambda drawn: _decode_and_crop(source, drawn, image_size, options),
+            lambda drawn: _decode_and_crop(source, drawn, image_size, options, kernels),
             num_parallel_calls=tf.data.AUTOTUNE,
         ).batch(share, drop_remainder=True)
     shape = [share, 2, image_size, image_size, source.channels]
@@ -121,16 +123,13 @@ def labelled_dataset(
         drawn["index"] = example_indices(source.num_examples, batch_size, seed, step)
         return {name: _rows(drawn[name], first, share) for name in ("index", "crop", "flip")}
 
-    # Not view[:, ::-1]: TensorFlow reverses far more slowly than it gathers.
-    mirrored = tf.range(image_size - 1, -1, -1)
+    kernels = native.kernels()
 
     def example(drawn):
         image = source.load(drawn["index"])
         if random_crop:
-            view = _crops(image, drawn["crop"][:1], image_size, options)[0]
-            view = tf.cond(
-                drawn["flip"][0], lambda: tf.gather(view, mirrored, axis=1), lambda: view
-            )
+            crop, flip = drawn["crop"][:1], drawn["flip"][:1]
+            view = _crops(image, crop, flip, image_size, options, kernels)[0]
             view = tf.cast(view, tf.float32) / 255.0
         else:
             view = _eval_view(image, image_size)
@@ -226,22 +225,33 @@ def _resize_together(images, boxes, flips, image_size):
     return tf.reshape(_to_uint8(views), [*flips.shape, *views.shape[1:]])
 
 
-def _decode_and_crop(source, drawn, image_size, options):
+def _decode_and_crop(source, drawn, image_size, options, kernels):
     """Both views of one image, decoded once."""
     image = source.load(drawn.pop("index"))
-    views = _crops(image, drawn.pop("crop"), image_size, options)
-    return {"images": tf.stack(views), **drawn}  # Flipped by the device, with less effort.
+    crops, flips = drawn.pop("crop"), drawn.pop("flip")
+    return {"images": _crops(image, crops, flips, image_size, options, kernels), **drawn}
 
 
-def _crops(image, uniforms, image_size, options):
-    """uint8 views of one image, a crop for each row of `uniforms`."""
-    height, width = (tf.repeat(side, len(uniforms)) for side in tf.unstack(tf.shape(image)[:2]))
+def _crops(image, uniforms, flips, image_size, options, kernels):
+    """uint8 views [N, H, W, C] of one image, for each row of `uniforms` and of `flips`."""
+    count = len(uniforms)
+    height, width = (tf.repeat(side, count) for side in tf.unstack(tf.shape(image)[:2]))
+    boxes = crop_box(uniforms, height, width, options)
+    if kernels:
+        views = kernels.crop_views(image=image, boxes=boxes, flips=flips, size=image_size)
+        return tf.ensure_shape(views, [count, image_size, image_size, image.shape[-1]])
     views = []
-    for box in tf.unstack(crop_box(uniforms, height, width, options)):
+    for box, flip in zip(tf.unstack(boxes), tf.unstack(flips)):
         top, left, height, width = tf.unstack(box)
         crop = image[top : top + height, left : left + width]
-        views.append(_rounded(_bicubic(crop, image_size)))
-    return views
+        views.append(_mirrored(_rounded(_bicubic(crop, image_size)), flip))
+    return tf.stack(views)
+
+
+def _mirrored(view, flip):
+    # Not view[:, ::-1]: TensorFlow reverses far more slowly than it gathers.
+    columns = tf.range(view.shape[1] - 1, -1, -1)
+    return tf.cond(flip, lambda: tf.gather(view, columns, axis=1), lambda: view)
 
 
 def _eval_view(image, image_size):

@@ -1,0 +1,107 @@
+"""Compiling the kernels, when they are first needed, and loading them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import types
+
+import tensorflow as tf
+from absl import logging
+
+SWITCH = "TF_SIMCLR_NATIVE"  # 0 in the environment does without them.
+_KERNELS = ("crop_views", "finish_views")
+_COMPILERS = ("cc", "gcc", "clang")
+# No contraction to fused multiply-adds: every processor has the same bits, TensorFlow's.
+_FLAGS = ("-std=gnu99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+_SECONDS = 120
+_lock = threading.Lock()
+
+
+def kernels():
+    """The compiled operations, a namespace of `crop_views` and `finish_views`, or None.
+
+    None where `TF_SIMCLR_NATIVE=0`, where they cannot be compiled, which is said once, and where
+    another machine runs the input pipeline, which does not know them: the host of a remote TPU.
+    """
+    if os.environ.get(SWITCH, "1") == "0" or _has_remote_tpu():
+        return None
+    with _lock:
+        return _compiled()
+
+
+def state() -> str:
+    """What `kernels` has come to, in words."""
+    if kernels():
+        return "compiled in C"
+    return "TensorFlow's own, which are slower"
+
+
+def compiler() -> list[str] | None:
+    """The command of the C compiler: `CC` from the environment, or the first on PATH."""
+    named = shlex.split(os.environ.get("CC", ""))
+    if named:
+        return named
+    return next(([name] for name in _COMPILERS if shutil.which(name)), None)
+
+
+def command(source: pathlib.Path, library: str) -> list[str]:
+    """The command that compiles one kernel to `library`.
+
+    Raises:
+      FileNotFoundError: there is no compiler.
+    """
+    chosen = compiler()
+    if not chosen:
+        raise FileNotFoundError(f"none of {', '.join(_COMPILERS)} is on PATH")
+    # Elsewhere than on x86 the compiler's default has the vector unit already.
+    processor = ["-march=native"] if platform.machine() in ("x86_64", "AMD64") else []
+    include = f"-I{tf.sysconfig.get_include()}"
+    files = ["-shared", "-fPIC", include, str(source), "-o", library]
+    return [*chosen, *_FLAGS, *processor, *files, *tf.sysconfig.get_link_flags(), "-lm"]
+
+
+@functools.cache
+def _compiled():
+    try:
+        # The loaded libraries outlive their files: nothing is left for another process to trust.
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = {name: _load(name, folder) for name in _KERNELS}
+    except (OSError, subprocess.SubprocessError, tf.errors.OpError) as error:
+        logging.warning(
+            "No kernels in C (%s): views are made by TensorFlow's operations, more slowly. With a "
+            "C compiler they are compiled (Debian, Ubuntu: apt-get install gcc; macOS: "
+            "xcode-select --install; or CC=/path/to/compiler). %s=0 silences this.",
+            _first_line(error),
+            SWITCH,
+        )
+        return None
+    return types.SimpleNamespace(**loaded)
+
+
+def _load(name, folder):
+    source = pathlib.Path(__file__).with_name(f"{name}.c")
+    library = os.path.join(folder, f"{name}.so")
+    subprocess.run(
+        command(source, library), check=True, capture_output=True, text=True, timeout=_SECONDS
+    )
+    return getattr(tf.load_op_library(library), f"tf_simclr_{name}")
+
+
+def _first_line(error) -> str:
+    said = getattr(error, "stderr", None) or str(error)
+    return said.strip().splitlines()[0]
+
+
+def _has_remote_tpu() -> bool:
+    return any(
+        device.device_type == "TPU" and "/job:localhost" not in device.name
+        for device in tf.config.list_logical_devices()
+    )
