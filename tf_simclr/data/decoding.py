@@ -5,6 +5,8 @@ The format is read from the contents, never from the name: the name often lies.
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 MAX_BYTES = 500_000_000  # Of a file, which is read into memory whole: larger ones are called bad.
@@ -30,23 +32,61 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: damaged, of another format, or above `MAX_PIXELS`.
     """
+    is_jpeg = tf.strings.substr(contents, 0, 2) == _MAGIC[_JPEG]
+    # JPEGs come by the million: they are spared what the other formats need.
+    other = _apart(functools.partial(_decode_other, channels=channels))
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(contents, channels), lambda: other(contents))
+    return tf.ensure_shape(image, [None, None, channels])
+
+
+def _apart(function):
+    """In a graph, a function of its own: inlined, each of its operations costs time, run or not."""
+    if tf.executing_eagerly():
+        return function
+    return tf.function(function, experimental_attributes={"_noinline": True})
+
+
+def _decode_jpeg(contents, channels):
+    shape = tf.image.extract_jpeg_shape(contents)
+    contents = _refuse_giants(contents, shape[:2])
+    if channels != 1:
+        return _decode_image(contents, channels)
+    # Of the CMYK kind decode_image has no grey.
+    return tf.cond(
+        shape[2] == 4,
+        lambda: to_grey(_decode_image(contents, 3)),
+        lambda: _decode_image(contents, 1),
+    )
+
+
+def _decode_other(contents, channels):
     contents = _first_frame(contents)
+    contents = _refuse_giants(contents, image_size(contents))
+    kind = _format(contents)
+    if channels == 4:
+        return _decode_image(contents, 4)
+    if channels == 3:
+        return tf.cond(
+            kind == _BMP, lambda: _decode_bmp(contents), lambda: _decode_image(contents, 3)
+        )
+    # Of GIF and BMP decode_image has no grey.
+    return tf.cond(
+        kind == _PNG,
+        lambda: _decode_image(contents, 1),
+        lambda: to_grey(_decode_other(contents, 3)),
+    )
+
+
+def _decode_image(contents, channels):
+    return tf.io.decode_image(contents, channels=channels, expand_animations=False)
+
+
+def _refuse_giants(contents, size):
     # In floating point: the product of two sides of 32 bits can exceed an int64.
-    pixels = tf.reduce_prod(tf.cast(image_size(contents), tf.float64))
+    pixels = tf.reduce_prod(tf.cast(size, tf.float64))
     limit = tf.constant(MAX_PIXELS, tf.float64)
     with tf.control_dependencies([tf.debugging.assert_less_equal(pixels, limit, _TOO_LARGE)]):
-        contents = tf.identity(contents)
-
-    def plain(channels):
-        return tf.io.decode_image(contents, channels=channels, expand_animations=False)
-
-    if channels == 4:
-        image = plain(4)
-    elif channels == 3:
-        image = tf.cond(_format(contents) == _BMP, lambda: _decode_bmp(contents), lambda: plain(3))
-    else:
-        image = tf.cond(_has_luma(contents), lambda: plain(1), lambda: to_grey(decode(contents, 3)))
-    return tf.ensure_shape(image, [None, None, channels])
+        return tf.identity(contents)
 
 
 def to_grey(image: tf.Tensor) -> tf.Tensor:
@@ -91,7 +131,7 @@ def image_size(contents: tf.Tensor) -> tf.Tensor:
 
 
 _MAGIC = (b"", b"\xff\xd8", b"\x89P", b"GI", b"BM")
-_GIF, _BMP = 3, 4
+_JPEG, _PNG, _GIF, _BMP = range(1, 5)
 # Of a GIF, in pieces of up to 255 bytes: enough for any image, an end for pieces of one byte.
 _MAX_PIECES, _MAX_EXTENSION, _MAX_EXTENSIONS = 500_000, 20_000, 20
 _HEADER = 32
@@ -101,18 +141,6 @@ def _format(contents):
     """Place in _MAGIC by the first two bytes; 0: unknown."""
     matches = tf.strings.substr(contents, 0, 2) == tf.constant(_MAGIC)
     return tf.argmax(matches, output_type=tf.int32)
-
-
-def _has_luma(contents):
-    """Whether decode_image has grey for it: not for GIF, BMP and the CMYK kind of JPEG."""
-
-    def jpeg():
-        return tf.image.extract_jpeg_shape(contents)[2] != 4
-
-    def never():
-        return False
-
-    return tf.switch_case(_format(contents), [never, jpeg, lambda: True, never, never])
 
 
 def _first_frame(contents):
