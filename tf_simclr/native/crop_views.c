@@ -8,7 +8,9 @@
 
 #include "kernel.h"
 
-enum { TAPS = 4, MARGIN = 2 };  // A tap lies at most MARGIN pixels outside the box.
+// A tap lies at most MARGIN pixels outside the box. A row of more than LONG values takes too much
+// memory as floats.
+enum { TAPS = 4, MARGIN = 2, LONG = 1 << 20 };
 
 typedef struct {
   int first;           // Of four neighbours; may lie outside.
@@ -55,15 +57,36 @@ static int clamp(int value, int low, int high) {
   return value < low ? low : value > high ? high : value;
 }
 
-// One row of the result before it is resized along the other axis: [width * channels].
-static void weigh_rows(const uint8_t* box, size_t stride, int height, int count, const Taps* taps,
-                       float* restrict out) {
-  const uint8_t* row[TAPS];
-  for (int tap = 0; tap < TAPS; ++tap)
-    row[tap] = box + (size_t)clamp(taps->first + tap, 0, height - 1) * stride;
-  const float a = taps->weight[0], b = taps->weight[1], c = taps->weight[2], d = taps->weight[3];
-  for (int i = 0; i < count; ++i)
-    out[i] = ((row[0][i] * a + row[1][i] * b) + row[2][i] * c) + row[3][i] * d;
+// A box, and the four of its rows that are in work, as floats: rows of the result share them.
+typedef struct {
+  const uint8_t* bytes;
+  size_t stride;      // In the image, from row to row.
+  int height, count;  // Rows, and values in each.
+  int held[TAPS];     // Row y lies at y % TAPS.
+  float* rows;        // [TAPS, count]
+} Box;
+
+static const float* row_at(Box* box, int y) {
+  y = clamp(y, 0, box->height - 1);
+  float* restrict row = box->rows + (size_t)(y % TAPS) * box->count;
+  if (box->held[y % TAPS] != y) {
+    const uint8_t* bytes = box->bytes + y * box->stride;
+    for (int i = 0; i < box->count; ++i) row[i] = bytes[i];
+    box->held[y % TAPS] = y;
+  }
+  return row;
+}
+
+static inline float weighted(float a, float b, float c, float d, const float* w) {
+  return ((a * w[0] + b * w[1]) + c * w[2]) + d * w[3];
+}
+
+// One row of the result before it is resized along the other axis.
+static void weigh_rows(Box* box, const Taps* taps, float* restrict out) {
+  const float *row[TAPS], *w = taps->weight;
+  for (int tap = 0; tap < TAPS; ++tap) row[tap] = row_at(box, taps->first + tap);
+  for (int i = 0; i < box->count; ++i)
+    out[i] = weighted(row[0][i], row[1][i], row[2][i], row[3][i], w);
 }
 
 typedef float Floats4 __attribute__((vector_size(16), aligned(4)));
@@ -74,8 +97,8 @@ static void weigh_columns(const float* row, int channels, int size, const Taps* 
   for (int x = 0; x < size; ++x, out += channels) {
     const float *w = taps[x].weight, *at = row + taps[x].first * channels;
     for (int k = 0; k < channels; ++k)
-      out[k] = ((at[k] * w[0] + at[k + channels] * w[1]) + at[k + 2 * channels] * w[2]) +
-               at[k + 3 * channels] * w[3];
+      out[k] =
+          weighted(at[k], at[k + channels], at[k + 2 * channels], at[k + 3 * channels], w);
   }
 }
 
@@ -111,30 +134,61 @@ static bool inside(const int32_t* box, int64_t height, int64_t width) {
          (int64_t)box[0] + box[2] <= height && (int64_t)box[1] + box[3] <= width;
 }
 
-static void crop(const uint8_t* image, int width, int channels, const int32_t* box, bool mirrored,
-                 int size, uint8_t* out) {
-  const int height_of_box = box[2], width_of_box = box[3];
-  const size_t stride = (size_t)width * channels;
-  const uint8_t* first = image + box[0] * stride + (size_t)box[1] * channels;
-  Taps* rows = malloc(2 * size * sizeof(Taps));
+// The same from sixteen pixels for each value: without a row in memory, for rows too long for that.
+static void resize_sparsely(const Box* box, int width, int channels, int size, const Taps* rows,
+                            const Taps* columns, uint8_t* out) {
+  for (int y = 0; y < size; ++y)
+    for (int x = 0; x < size; ++x)
+      for (int k = 0; k < channels; ++k, ++out) {
+        float column[TAPS];
+        for (int tap = 0; tap < TAPS; ++tap) {
+          const int at = clamp(columns[x].first + tap, 0, width - 1) * channels + k;
+          float value[TAPS];
+          for (int row = 0; row < TAPS; ++row) {
+            const int below = clamp(rows[y].first + row, 0, box->height - 1);
+            value[row] = box->bytes[below * box->stride + at];
+          }
+          column[tap] = weighted(value[0], value[1], value[2], value[3], rows[y].weight);
+        }
+        const float value =
+            weighted(column[0], column[1], column[2], column[3], columns[x].weight);
+        to_bytes(&value, 1, out);
+      }
+}
+
+// False where there is no memory.
+static bool crop(const uint8_t* image, int width, int channels, const int32_t* corners,
+                 bool mirrored, int size, uint8_t* out) {
+  const int top = corners[0], left = corners[1], height = corners[2], across = corners[3];
+  const size_t stride = (size_t)width * channels, count = (size_t)across * channels;
+  const bool sparse = count > LONG;
+  const size_t margin = (size_t)MARGIN * channels, result = (size_t)size * channels;
+  const size_t floats = sparse ? 0 : (TAPS + 1) * count + 2 * margin + 1 + result + 3;
+  Taps* rows = calloc(1, 2 * size * sizeof(Taps) + floats * sizeof(float));
+  if (!rows) return false;
   Taps* columns = rows + size;
-  float* padded = calloc((size_t)(width_of_box + 2 * MARGIN) * channels + 1, sizeof(float));
-  float* row = padded + MARGIN * channels;
-  float* resized = malloc(((size_t)size * channels + 3) * sizeof(float));
-  find_taps(height_of_box, size, rows);
-  find_taps(width_of_box, size, columns);
+  float* resized = (float*)(columns + size);
+  float* row = resized + result + 3 + margin;
+  Box box = {.bytes = image + top * stride + (size_t)left * channels,
+             .stride = stride,
+             .height = height,
+             .count = (int)count,
+             .held = {-1, -1, -1, -1},
+             .rows = row + count + margin + 1};
+  find_taps(height, size, rows);
+  find_taps(across, size, columns);
   if (mirrored) mirror(columns, size);
-  for (int y = 0; y < size; ++y, out += (size_t)size * channels) {
-    weigh_rows(first, stride, height_of_box, width_of_box * channels, rows + y, row);
+  if (sparse) resize_sparsely(&box, across, channels, size, rows, columns, out);
+  for (int y = 0; y < size && !sparse; ++y, out += result) {
+    weigh_rows(&box, rows + y, row);
     if (channels == 3)
       weigh_rgb_columns(row, size, columns, resized);
     else
       weigh_columns(row, channels, size, columns, resized);
-    to_bytes(resized, size * channels, out);
+    to_bytes(resized, (int)result, out);
   }
-  free(resized);
-  free(padded);
   free(rows);
+  return true;
 }
 
 static void compute(void* kernel, TF_OpKernelContext* context) {
@@ -166,8 +220,12 @@ static void compute(void* kernel, TF_OpKernelContext* context) {
   }
   const bool* mirrored = TF_TensorData(flips);
   uint8_t* out = TF_TensorData(views);
-  for (int64_t i = 0; i < count; ++i, box += 4, out += pixels)
-    crop(TF_TensorData(image), (int)width, (int)channels, box, mirrored[i], size, out);
+  const uint8_t* first = TF_TensorData(image);
+  for (int64_t i = 0; i < count; ++i, box += 4, out += pixels) {
+    if (crop(first, (int)width, (int)channels, box, mirrored[i], size, out)) continue;
+    fail(context, TF_RESOURCE_EXHAUSTED, "CropViews: no memory for a row of the image.");
+    break;
+  }
 done:
   if (views) TF_DeleteTensor(views);
   TF_DeleteTensor(flips);
@@ -186,7 +244,8 @@ __attribute__((constructor)) static void register_op(void) {
   TF_OpDefinitionBuilderAddOutput(op, "views: uint8");
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, unknown_shape);
   TF_RegisterOpDefinition(op, status);
-  TF_KernelBuilder* builder = TF_NewKernelBuilder("TfSimclr>CropViews", "CPU", create, compute, free);
+  TF_KernelBuilder* builder =
+      TF_NewKernelBuilder("TfSimclr>CropViews", "CPU", create, compute, free);
   TF_RegisterKernelBuilder("TfSimclr>CropViews", builder, status);
   TF_DeleteStatus(status);
 }

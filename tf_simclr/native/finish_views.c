@@ -6,7 +6,7 @@
 #include "kernel.h"
 
 enum { BRIGHTNESS, CONTRAST, SATURATION, HUE };  // As `augment/color.py` numbers them.
-enum { LANES = 32, JITTERS = 4, BLOCK = 32 };
+enum { LANES = 32, JITTERS = 4, BLOCK = 32, ALIGNMENT = 64 };
 
 typedef struct {
   float brightness, contrast, saturation, hue, sigma;
@@ -226,15 +226,18 @@ static void finish(const Work* work, const uint8_t* image, const Factors* factor
     join(work->planes, work->stride, work->pixels, work->channels, out);
 }
 
-// Returns what is to be freed.
-static float* allocate(Work* work) {
+// Returns what is to be freed, or null where there is no memory.
+static void* allocate(Work* work) {
   const size_t margin = (size_t)work->radius * work->width;
   work->stride = work->pixels + margin;  // Neighbours share a margin.
   const size_t planes = work->channels * work->stride + margin;
   const size_t rows = (size_t)work->channels * work->width, line = work->width + 2 * work->radius;
-  float* memory = calloc(planes + rows + line + work->radius + 1, sizeof(float));
-  work->planes = memory + margin;
-  work->rows = memory + planes;
+  const size_t bytes = (planes + rows + line + work->radius + 1) * sizeof(float);
+  void* memory = NULL;
+  if (posix_memalign(&memory, ALIGNMENT, bytes)) return NULL;
+  memset(memory, 0, bytes);
+  work->planes = (float*)memory + margin;
+  work->rows = (float*)memory + planes;
   work->line = work->rows + rows + work->radius;
   work->taps = work->rows + rows + line;
   return memory;
@@ -273,7 +276,11 @@ static void compute(void* kernel, TF_OpKernelContext* context) {
                .channels = (int)channels,
                .radius = (int)(height / 10) / 2,
                .pixels = (size_t)(height * width)};
-  float* memory = allocate(&work);
+  void* memory = allocate(&work);
+  if (!memory) {
+    fail(context, TF_RESOURCE_EXHAUSTED, "FinishViews: no memory for a view.");
+    goto done;
+  }
   const uint8_t* image = TF_TensorData(images);
   const Factors* factor = TF_TensorData(factors);
   const Choices* choice = TF_TensorData(choices);
@@ -300,7 +307,8 @@ __attribute__((constructor)) static void register_op(void) {
   TF_OpDefinitionBuilderAddOutput(op, "views: float");
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, unknown_shape);
   TF_RegisterOpDefinition(op, status);
-  TF_KernelBuilder* builder = TF_NewKernelBuilder("TfSimclr>FinishViews", "CPU", NULL, compute, NULL);
+  TF_KernelBuilder* builder =
+      TF_NewKernelBuilder("TfSimclr>FinishViews", "CPU", NULL, compute, NULL);
   TF_RegisterKernelBuilder("TfSimclr>FinishViews", builder, status);
   TF_DeleteStatus(status);
 }
