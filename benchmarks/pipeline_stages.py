@@ -4,8 +4,9 @@
 
 Milliseconds a pair at 32 px from images in memory and, given a folder of JPEGs, at 224 px. The
 host's stages are each measured with all that comes before them, and then subtracted. `flip_*` is
-one view of 224 px, mirrored by a slice and by a gather; `resize_*` one view from a crop of 260 px;
-`decode_*` a whole photograph, what its two crops cover, and the whole at half its size.
+one view of 224 px, mirrored by a slice and by a gather; `resize_*` TensorFlow's ways to one view
+from a crop of 260 px; `decode_*` a whole photograph, what its two crops cover, and the whole at
+half its size.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def next_of(dataset):
 
 
 def host(source, size: int, runs: int) -> dict[str, float]:
-    """Drawing, decoding, and the two crops of a pair with resize and rounding (at 32 px, flip)."""
+    """Drawing, decoding, and the two crops of a pair with resize, rounding and flip."""
 
     def draw(step):
         drawn = draw_views(ViewOptions(), source.channels, BATCH, 0, step)

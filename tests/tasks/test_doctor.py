@@ -48,6 +48,7 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     assert said["warmup"] == "14 steps, to a peak learning rate of 0.1125"
     assert said["chance"].startswith("a loss of 5.252 ")  # log(191).
     assert said["held"] == "0.00 GiB of decoded images"
+    assert said["views"] == "made by kernels in C"
     assert said["memory"].endswith(": fits")
     assert not list(tmp_path.iterdir())
 

@@ -38,10 +38,8 @@ def kernels():
 
 
 def state() -> str:
-    """What `kernels` has come to, in words."""
-    if kernels():
-        return "compiled in C"
-    return "TensorFlow's own, which are slower"
+    """What makes the views, in words."""
+    return "kernels in C" if kernels() else "TensorFlow's operations: no kernels in C"
 
 
 def compiler() -> list[str] | None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr import losses
+from tf_simclr import losses, native
 from tf_simclr.checkpoints import variable_paths
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images, listed
@@ -56,6 +56,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = build.for_training(config, source)  # What it takes is no longer free.
     _say("held", _held(source, config))
+    _say("views", f"made by {native.state()}")
     free = available_bytes()
     _say("memory", _memory(need, config, share, free))
 
