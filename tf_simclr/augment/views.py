@@ -9,13 +9,17 @@ from tf_simclr import native
 from tf_simclr.augment.blur import blur_radius, blur_stack
 from tf_simclr.augment.color import JITTER_ORDERS, jitter_planes, luma
 
+_JITTER = ("brightness", "contrast", "saturation", "hue")
+_AT_REST = dict(zip(_JITTER, (1.0, 1.0, 1.0, 0.0)), order=0, grayscale=False, sigma=0.0)
+
 
 def finish_views(batch: dict[str, tf.Tensor]) -> tf.Tensor:
     """Colour jitter, grayscale and blur, with the parameters that the pipeline drew.
 
     Accelerators, and XLA on any device, treat the batch as a whole. A CPU goes from view to view,
     each of which fits its cache, and does only what was drawn for it, by a kernel in C where there
-    is a compiler (`native`).
+    is a compiler (`native`). XLA does not know the kernel: a `tf.function` of this that has run
+    without XLA cannot be compiled by it afterwards, as TensorFlow does not trace it again.
 
     Args:
       batch: an element of `two_view_dataset`: "images" uint8 [B, 2, H, W, C], cropped and
@@ -40,44 +44,41 @@ def _is_for_xla():
 
 
 def _finish_in_turn(kernels, batch):
-    shape = tf.shape(batch["images"])[:2]
-
-    def drawn(name, at_rest):
-        return batch[name] if name in batch else tf.fill(shape, at_rest)
-
-    at_rest = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "sigma": 0.0}
-    factors = [drawn(name, rest) for name, rest in at_rest.items()]
-    grayscale = tf.cast(drawn("grayscale", False), tf.int32)[..., tf.newaxis]
-    order = tf.gather(tf.constant(JITTER_ORDERS, tf.int32), drawn("order", 0))
+    drawn = _all_drawn(batch)
+    grayscale = tf.cast(drawn["grayscale"], tf.int32)[..., tf.newaxis]
+    order = tf.gather(tf.constant(JITTER_ORDERS, tf.int32), drawn["order"])
     return kernels.finish_views(
         images=batch["images"],
-        factors=tf.stack(factors, axis=-1),
+        factors=tf.stack([drawn[name] for name in (*_JITTER, "sigma")], axis=-1),
         choices=tf.concat([grayscale, order], axis=-1),
     )
 
 
-def _views_and_parameters(batch):
-    """First views, then second views: (uint8 [2B, H, W, C], parameters [2B])."""
-    images = batch["images"]
-    views = tf.reshape(tf.transpose(images, [1, 0, 2, 3, 4]), [-1, *images.shape[2:]])
-    return views, {k: tf.reshape(tf.transpose(v), [-1]) for k, v in batch.items() if k != "images"}
+def _all_drawn(batch):
+    """What was drawn for the views, [B, 2], and for what was not, what leaves them as they are."""
+    shape = tf.shape(batch["images"])[:2]
+    return {
+        name: batch[name] if name in batch else tf.fill(shape, rest)
+        for name, rest in _AT_REST.items()
+    }
 
 
 def _finish_together(batch):
-    views, drawn = _views_and_parameters(batch)
-    height, width, channels = views.shape[1:]
+    def in_order(value):
+        return tf.concat(tf.unstack(value, axis=1), axis=0)  # First views, then second views.
+
+    height, width, channels = batch["images"].shape[2:]
+    drawn = {name: in_order(value) for name, value in _all_drawn(batch).items()}
     # Channel planes, and on uint8, which is less to move.
-    planes = tf.transpose(tf.reshape(views, [-1, height * width, channels]), [2, 0, 1])
-    planes = [tf.cast(plane, tf.float32) * (1.0 / 255.0) for plane in tf.unstack(planes)]
-    if "brightness" in drawn:
-        saturation, hue = drawn.get("saturation"), drawn.get("hue")
-        planes = jitter_planes(
-            planes, drawn["brightness"], drawn["contrast"], saturation, hue, drawn["order"]
-        )
-    if "grayscale" in drawn:
+    views = tf.reshape(in_order(batch["images"]), [-1, height * width, channels])
+    planes = tf.unstack(tf.transpose(views, [2, 0, 1]))
+    planes = [tf.cast(plane, tf.float32) * (1.0 / 255.0) for plane in planes]
+    if batch.keys() & set(_JITTER):
+        planes = jitter_planes(planes, *(drawn[name] for name in _JITTER), drawn["order"])
+    if "grayscale" in batch:
         grey, chosen = luma(planes), drawn["grayscale"][:, tf.newaxis]
         planes = [tf.where(chosen, grey, plane) for plane in planes]
     x = tf.reshape(tf.stack(planes, axis=1), [-1, channels, height, width])
-    if "sigma" in drawn and blur_radius(height):
+    if "sigma" in batch and blur_radius(height):
         x = blur_stack(x, drawn["sigma"])
     return tf.transpose(x, [0, 2, 3, 1])

@@ -16,6 +16,8 @@ import types
 import tensorflow as tf
 from absl import logging
 
+from tf_simclr.errors import printable
+
 SWITCH = "TF_SIMCLR_NATIVE"  # 0 in the environment does without them.
 _KERNELS = ("crop_views", "finish_views")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -72,7 +74,7 @@ def _compiled():
         # The loaded libraries outlive their files: nothing is left for another process to trust.
         with tempfile.TemporaryDirectory() as folder:
             loaded = {name: _load(name, folder) for name in _KERNELS}
-    except (OSError, subprocess.SubprocessError, tf.errors.OpError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError, tf.errors.OpError) as error:
         logging.warning(
             "No kernels in C (%s): views are made by TensorFlow's operations, more slowly. With a "
             "C compiler they are compiled (Debian, Ubuntu: apt-get install gcc; macOS: "
@@ -87,15 +89,13 @@ def _compiled():
 def _load(name, folder):
     source = pathlib.Path(__file__).with_name(f"{name}.c")
     library = os.path.join(folder, f"{name}.so")
-    subprocess.run(
-        command(source, library), check=True, capture_output=True, text=True, timeout=_SECONDS
-    )
+    subprocess.run(command(source, library), check=True, capture_output=True, timeout=_SECONDS)
     return getattr(tf.load_op_library(library), f"tf_simclr_{name}")
 
 
 def _first_line(error) -> str:
-    said = getattr(error, "stderr", None) or str(error)
-    return said.strip().splitlines()[0]
+    said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
+    return printable((said or str(error) or type(error).__name__).splitlines()[0])
 
 
 def _has_remote_tpu() -> bool:

@@ -9,8 +9,8 @@
 #include "kernel.h"
 
 // A tap lies at most MARGIN pixels outside the box. A row of more than LONG values takes too much
-// memory as floats.
-enum { TAPS = 4, MARGIN = 2, LONG = 1 << 20 };
+// memory as floats. A result of at most MOST pixels a side has no more bytes than can be counted.
+enum { TAPS = 4, MARGIN = 2, LONG = 1 << 20, MOST = 1 << 15 };
 
 typedef struct {
   int first;           // Of four neighbours; may lie outside.
@@ -142,7 +142,7 @@ static void resize_sparsely(const Box* box, int width, int channels, int size, c
       for (int k = 0; k < channels; ++k, ++out) {
         float column[TAPS];
         for (int tap = 0; tap < TAPS; ++tap) {
-          const int at = clamp(columns[x].first + tap, 0, width - 1) * channels + k;
+          const size_t at = (size_t)clamp(columns[x].first + tap, 0, width - 1) * channels + k;
           float value[TAPS];
           for (int row = 0; row < TAPS; ++row) {
             const int below = clamp(rows[y].first + row, 0, box->height - 1);
@@ -198,10 +198,10 @@ static void compute(void* kernel, TF_OpKernelContext* context) {
   TF_GetInput(context, 0, &image, status);
   TF_GetInput(context, 1, &boxes, status);
   TF_GetInput(context, 2, &flips, status);
-  if (size < 1 || TF_NumDims(image) != 3 || TF_NumDims(boxes) != 2 || TF_Dim(boxes, 1) != 4 ||
+  if (size < 1 || size > MOST || TF_NumDims(image) != 3 || TF_NumDims(boxes) != 2 || TF_Dim(boxes, 1) != 4 ||
       TF_TensorElementCount(flips) != TF_Dim(boxes, 0)) {
     fail(context, TF_INVALID_ARGUMENT,
-         "CropViews needs image [H, W, C], boxes [N, 4], flips [N] and a size above 0.");
+         "CropViews needs image [H, W, C], boxes [N, 4], flips [N] and a size of 1 to 32768.");
     goto done;
   }
   const int64_t height = TF_Dim(image, 0), width = TF_Dim(image, 1), channels = TF_Dim(image, 2);

@@ -243,11 +243,17 @@ static void* allocate(Work* work) {
   return memory;
 }
 
+// Whether a tensor has the shape [pairs, 2, values].
+static bool is_drawn(TF_Tensor* tensor, int64_t pairs, int64_t values) {
+  return TF_NumDims(tensor) == 3 && TF_Dim(tensor, 0) == pairs && TF_Dim(tensor, 1) == 2 &&
+         TF_Dim(tensor, 2) == values;
+}
+
 static bool fit(TF_Tensor* images, TF_Tensor* factors, TF_Tensor* choices) {
   if (TF_NumDims(images) != 5 || TF_Dim(images, 1) != 2) return false;
-  const int64_t views = TF_Dim(images, 0) * 2;
-  return TF_TensorElementCount(factors) * sizeof(float) == views * sizeof(Factors) &&
-         TF_TensorElementCount(choices) * sizeof(int32_t) == views * sizeof(Choices);
+  const int64_t pairs = TF_Dim(images, 0);
+  return is_drawn(factors, pairs, sizeof(Factors) / sizeof(float)) &&
+         is_drawn(choices, pairs, sizeof(Choices) / sizeof(int32_t));
 }
 
 static void compute(void* kernel, TF_OpKernelContext* context) {
