@@ -31,7 +31,8 @@ def finish_views(batch: dict[str, tf.Tensor]) -> tf.Tensor:
     """
     kernels = None if _has_accelerator() or _is_for_xla() else native.kernels()
     views = _finish_in_turn(kernels, batch) if kernels else _finish_together(batch)
-    return tf.ensure_shape(views, [None, *batch["images"].shape[2:]])
+    pairs, _, *shape = batch["images"].shape
+    return tf.ensure_shape(views, [pairs and 2 * pairs, *shape])
 
 
 def _has_accelerator():

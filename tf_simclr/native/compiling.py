@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import os
 import pathlib
@@ -73,7 +74,9 @@ def _compiled():
     try:
         # The loaded libraries outlive their files: nothing is left for another process to trust.
         with tempfile.TemporaryDirectory() as folder:
-            loaded = {name: _load(name, folder) for name in _KERNELS}
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                libraries = list(pool.map(lambda name: _compile(name, folder), _KERNELS))
+            loaded = {name: _load(name, path) for name, path in zip(_KERNELS, libraries)}
     except (OSError, ValueError, subprocess.SubprocessError, tf.errors.OpError) as error:
         logging.warning(
             "No kernels in C (%s): views are made by TensorFlow's operations, more slowly. With a "
@@ -86,10 +89,14 @@ def _compiled():
     return types.SimpleNamespace(**loaded)
 
 
-def _load(name, folder):
+def _compile(name, folder):
     source = pathlib.Path(__file__).with_name(f"{name}.c")
     library = os.path.join(folder, f"{name}.so")
     subprocess.run(command(source, library), check=True, capture_output=True, timeout=_SECONDS)
+    return library
+
+
+def _load(name, library):
     return getattr(tf.load_op_library(library), f"tf_simclr_{name}")
 
 
