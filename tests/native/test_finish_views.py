@@ -320,3 +320,10 @@ def test_what_is_drawn_must_be_one_for_each_view(name):
     for misfit in (batch[name][:1], batch[name][:, :1], batch[name].ravel()):
         with pytest.raises(tf.errors.InvalidArgumentError):
             augment.finish_views({**batch, name: misfit})
+
+
+def test_the_number_of_views_is_known_to_the_graph():
+    """Micro-batches, and what the doctor reads of a step, rest on it."""
+    spec = {"images": tf.TensorSpec([6, 2, 8, 8, 3], tf.uint8)}
+    traced = tf.function(augment.finish_views).get_concrete_function(spec)
+    assert traced.structured_outputs.shape == [12, 8, 8, 3]
