@@ -1,0 +1,65 @@
+"""Workdirs that earlier versions wrote: today's code resumes them, or refuses them plainly."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from tf_simclr import flag_defs, tasks
+from tf_simclr.checkpoints import load_encoder_from
+from tf_simclr.errors import UserError
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+# The command that wrote it; steps are logged one by one here, which alters nothing in the run.
+COMMAND = """
+--dataset=digits --image_size=8 --encoder=resnet18 --width_multiplier=0.03125 --nouse_blur
+--flip_probability=0 --num_proj_layers=2 --proj_out_dim=16 --temperature=0.5
+--train_batch_size=64 --train_steps=6 --warmup_epochs=0.1 --learning_rate=0.1
+""".split()
+LOGGED = ["--checkpoint_steps=3", "--log_steps=1"]
+
+
+def run(workdir, *arguments):
+    values = flags.FlagValues()
+    flag_defs.define_flags(values)
+    flag_defs.parse(["tf_simclr", f"--workdir={workdir}", *arguments], values)
+    config = flag_defs.config_from_flags(values)
+    tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    shutil.copytree(GOLDEN / "digits_run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("command", [COMMAND, []], ids=["same command", "workdir alone"])
+def test_a_run_of_ad45116_resumes_as_that_version_went_on(command, workdir):
+    run(workdir, "--mode=pretrain", *LOGGED, *command)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 4, 5, 6]
+    golden = json.loads((GOLDEN / "losses_from_step_4.json").read_text())
+    # Step 4 shows that weights, statistics and images are the old run's, step 5 that its momentum
+    # is; later steps of so small a network amplify what processors round differently.
+    assert lines[1]["loss"] == pytest.approx(golden["4"], rel=1e-4)
+    assert lines[2]["loss"] == pytest.approx(golden["5"], rel=1e-2)
+    assert (workdir / "encoder" / "saved_model.pb").exists()
+
+
+def test_other_settings_are_refused_by_name_and_change_nothing(workdir):
+    before = {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()}
+    with pytest.raises(UserError, match="temperature was 0.5, is 0.2") as error:
+        run(workdir, "--mode=pretrain", *COMMAND, "--temperature=0.2")
+    assert "weight_decay" not in str(error.value)
+    assert {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()} == before
+
+
+def test_the_encoder_of_ad45116_is_evaluated_at_its_own_settings(workdir, capsys):
+    run(workdir, "--mode=knn_eval", "--nobaselines")
+    assert load_encoder_from(str(workdir)).input_shape[-1] == 1
+    assert "of digits" in capsys.readouterr().out
