@@ -90,9 +90,13 @@ def steps_logged(workdir) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def losses(workdir) -> list[float]:
+def metrics(workdir) -> list[dict]:
     lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [json.loads(line) for line in lines]
+
+
+def losses(workdir) -> list[float]:
+    return [line["loss"] for line in metrics(workdir)]
 
 
 def assert_same_weights(workdir, other) -> None:

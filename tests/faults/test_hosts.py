@@ -8,7 +8,15 @@ import time
 import numpy as np
 import pytest
 
-from tests.faults.runs import Process, assert_same_weights, clusters, losses, run, steps_logged
+from tests.faults.runs import (
+    Process,
+    assert_same_weights,
+    clusters,
+    losses,
+    metrics,
+    run,
+    steps_logged,
+)
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.errors import STOPPED
 
@@ -76,6 +84,41 @@ def test_two_hosts_are_like_one_in_every_way(settings, tmp_path):
     ten = {**TEN, **settings}
     ten["warmup_epochs"] = 9.9 * ten["train_batch_size"] / 1297
     check_like_one(tmp_path, **ten)
+
+
+# Makes the gradient of one step NaN, on all replicas alike.
+_BAD_STEP = """
+import tensorflow as tf
+from tf_simclr import losses
+from tf_simclr.tasks import build
+counters, simclr_of, nt_xent = [], build.simclr_of, losses.nt_xent
+def counting(*args):
+    on_read, one = tf.VariableSynchronization.ON_READ, tf.VariableAggregation.ONLY_FIRST_REPLICA
+    counters.append(tf.Variable(0, synchronization=on_read, aggregation=one, trainable=False))
+    return simclr_of(*args)
+def bad_once(*args, **kwargs):
+    contrast = nt_xent(*args, **kwargs)
+    step = counters[0].assign_add(1, read_value=True)
+    factor = tf.where(tf.equal(step, {step}), float("nan"), 1.0)
+    return contrast._replace(loss=contrast.loss * factor)
+build.simclr_of, losses.nt_xent = counting, bad_once
+"""
+_SIX = {**TEN, "train_steps": 6, "train_batch_size": 64, "warmup_epochs": 0.1, "log_steps": 6}
+
+
+def test_two_hosts_count_a_skipped_step_once(tmp_path):
+    prelude = (_BAD_STEP.format(step=3),) * 2
+    hosts = start(tmp_path, prelude=prelude, skip_bad_steps=1, **_SIX)
+    assert [host.end() for host in hosts] == [0, 0], hosts[0].said() + hosts[1].said()
+    assert metrics(tmp_path / "two")[-1]["skipped_steps"] == 1
+
+
+def test_two_hosts_name_the_step_that_became_nan(tmp_path):
+    prelude = (_BAD_STEP.format(step=5),) * 2
+    hosts = start(tmp_path, prelude=prelude, steps_per_execution=3, **_SIX)
+    assert [host.end() for host in hosts] == [2, 2], hosts[0].said() + hosts[1].said()
+    for host in hosts:
+        assert "the loss is NaN or infinite at step 5;" in host.said()
 
 
 def check_other_ends(folder, lost: int, number: signal.Signals):

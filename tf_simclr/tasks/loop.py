@@ -122,8 +122,9 @@ def train(
 def _make_run_steps(model, steps_per_call, jit_compile):
     """Builds the device's program: `count` steps, with the time they wait for the next batch.
 
-    It returns, the same on every host but for the time: how many of the steps were good before the
-    first whose loss is no number, the hosts that are asked to stop, skipped steps, seconds waited.
+    It returns [bad, stops, skipped, waited] float64, the same on every host but for the time: how
+    many of the steps had a loss that was NaN or infinite, or came after one that had; how many hosts
+    are asked to stop; skipped steps since the metrics were reset; seconds that this host waited.
     """
     strategy = tf.distribute.get_strategy()
     run = on_replicas(strategy, model.train_step, jit_compile)
@@ -137,15 +138,18 @@ def _make_run_steps(model, steps_per_call, jit_compile):
             waited = now() - asked
             waiting.assign(False)
         logs = run(args=(batch,))
+        # Keras' metrics are already combined over the replicas of all hosts: where each local replica
+        # returns its own copy (under XLA), the copies are equal. All are read, as a replica whose
+        # copy nobody reads could leave out the collective that the others wait in.
         local = strategy.experimental_local_results
         finite = tf.reduce_all(tf.math.is_finite(tf.stack(local(logs["loss"]))))
-        skipped = tf.add_n(local(logs["skipped_steps"])) if "skipped_steps" in logs else 0.0
+        skipped = tf.reduce_max(tf.stack(local(logs.get("skipped_steps", 0.0))))
         return finite, skipped, waited
 
-    def on_all_hosts(values):
+    def count_on_all_hosts(asked):
         if not several_hosts(strategy):
-            return values
-        return [strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for value in values]
+            return asked
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, asked, axis=None)
 
     @tf.function
     def run_steps(iterator, count, stop, waiting):
@@ -156,9 +160,10 @@ def _make_run_steps(model, steps_per_call, jit_compile):
             for _ in tf.range(1, count):
                 finite, skipped, more = step_once(iterator, waiting)
                 waited += more
-                good += tf.cast(finite, tf.int64)  # A mean that is no number stays none.
-        told = [tf.cast(value, tf.float64) for value in (count - good, stop, skipped)]
-        return tf.stack([*on_all_hosts(told), waited])
+                good += tf.cast(finite, tf.int64)  # Once NaN, a running mean stays NaN.
+        stops = count_on_all_hosts(tf.cast(stop, tf.float64))
+        bad, skipped = (tf.cast(value, tf.float64) for value in (count - good, skipped))
+        return tf.stack([bad, stops, skipped, waited])
 
     return run_steps
 
