@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import iv
 
 from tests.reference import metrics as metrics_oracle
 from tests.reference import nt_xent as oracle
@@ -352,6 +353,32 @@ def test_alignment_and_uniformity(n, d):
     np.testing.assert_allclose(
         _uniformity(z_a), metrics_oracle.uniformity(z_a), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (2, 2), (32, 16), (32, 128)])
+def test_the_untrained_level_is_the_mean_loss_of_random_directions(n, d, temperature):
+    rng = np.random.default_rng(1)
+    draws = [oracle.nt_xent_dense(*rng.standard_normal([2, n, d]), temperature) for _ in range(200)]
+    error = np.std(draws) / np.sqrt(len(draws))
+    level = losses.untrained_level(n, d, temperature)
+    assert level == pytest.approx(np.mean(draws), abs=5 * error + 0.01)
+    assert level >= losses.chance_level(n) - 0.01
+
+
+@pytest.mark.parametrize(("n", "d", "temperature"), [(8192, 128, 0.1), (4096, 16, 0.5)])
+def test_the_untrained_level_of_a_large_batch_has_a_closed_form(n, d, temperature):
+    # E exp(s / T) over the sphere is the normaliser of a von Mises-Fisher law, kappa = 1 / T.
+    kappa, order = 1 / temperature, d / 2 - 1
+    log_mean = math.lgamma(d / 2) + order * math.log(2 / kappa) + math.log(iv(order, kappa))
+    expected = losses.chance_level(n) + log_mean
+    assert losses.untrained_level(n, d, temperature) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_untrained_level_is_finite_at_any_temperature():
+    for temperature in (1e-6, 1e6):
+        assert math.isfinite(losses.untrained_level(4, 8, temperature))
+    assert losses.untrained_level(4, 8, 1e6) == pytest.approx(losses.chance_level(4), abs=1e-4)
 
 
 def test_alignment_and_uniformity_closed_forms():

@@ -6,6 +6,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tf_simclr.report import view_grid, write_report
@@ -14,7 +15,10 @@ from tf_simclr.report import view_grid, write_report
 def fill(folder):
     (folder / "flags.resolved").write_text("--dataset=<b>mine</b>\n--encoder=resnet18\n")
     lines = [
-        {"step": s, "loss": 5.0 - s, "chance_level": 6.2, "contrastive_top1": 0.1 * s}
+        {
+            **{"step": s, "loss": 5.0 - s, "contrastive_top1": 0.1 * s},
+            **{"chance_level": 6.236, "untrained_level": 6.789},
+        }
         for s in (1, 2, 3)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -42,6 +46,30 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path):
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)='?https?:", page)
     assert "50.0%" in page and "75.0%" in page and "all labels" in page
+
+
+def test_the_levels_of_the_loss_are_explained(tmp_path):
+    fill(tmp_path)
+    page = open(write_report(str(tmp_path))).read()
+    assert "starts near 6.789" in page and "Chance, 6.236," in page
+    assert "had a loss of 4.000 at step 1 and of 2.000 at step 3" in page
+
+
+def test_a_run_of_an_earlier_version_has_no_untrained_level(tmp_path):
+    fill(tmp_path)
+    text = re.sub(r', "untrained_level": [\d.]+', "", (tmp_path / "metrics.jsonl").read_text())
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert "starts near" not in open(write_report(str(tmp_path))).read()
+
+
+@pytest.mark.parametrize(("draws", "shown"), [(1, False), (2, True), (20, True)])
+def test_a_single_draw_has_no_spread(draws, shown, tmp_path):
+    fill(tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    for row in result["linear_eval"]["few_label"]:
+        row.update(draws=draws, std=0.0)
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert ("± 0.0%" in open(write_report(str(tmp_path))).read()) == shown
 
 
 def test_what_comes_from_outside_is_escaped(tmp_path):

@@ -10,6 +10,7 @@ from tf_simclr.losses.nt_xent import (
     check_temperature,
     nt_xent,
     replica_share,
+    untrained_level,
 )
 from tf_simclr.losses.spread import alignment, effective_rank, embedding_std, uniformity
 
@@ -24,4 +25,5 @@ __all__ = [
     "nt_xent",
     "replica_share",
     "uniformity",
+    "untrained_level",
 ]

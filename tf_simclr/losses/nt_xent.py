@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_simclr.distribute import num_replicas
@@ -12,6 +13,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.losses.negatives import log_sum_of_negatives
 from tf_simclr.losses.spread import unit
 
+_COSINES, _MOST_DRAWN = 2**20, 4096  # The sample of `untrained_level`: a tenth of a second.
 _TIE = 1e-6  # Cosines that differ by less are equal, as far as float32 can tell.
 
 
@@ -99,8 +101,38 @@ class NTXent(tf.keras.losses.Loss):
 
 
 def chance_level(num_pairs: int) -> float:
-    """L when nothing has been learnt: log(2N - 1), each of the 2N - 1 others equally likely."""
+    """L where all embeddings are alike: log(2N - 1), each of the 2N - 1 others equally likely."""
     return math.log(2 * num_pairs - 1)
+
+
+def untrained_level(num_pairs: int, dim: int, temperature: float) -> float:
+    """The mean L of embeddings in random directions: about where an untrained encoder starts.
+
+    It lies above `chance_level`, and the more so the lower T and D: among 2N - 1 random directions
+    some are similar to the anchor by accident, and 1 / T multiplies their share of the sum. With s
+    the cosine of two random unit vectors, (1 + s) / 2 ~ Beta((D - 1) / 2, (D - 1) / 2),
+
+        L = E[ log sum_{k=1}^{2N - 1} exp(s_k / T) ],    E[s] = 0 for the positive.
+
+    The mean is taken over a fixed sample of 2^20 cosines.
+
+    Args:
+      num_pairs: N, of the global batch.
+      dim: D of the embeddings.
+      temperature: T > 0.
+    """
+    candidates = 2 * num_pairs - 1
+    drawn = min(candidates, _MOST_DRAWN)  # The sum over more of them is proportional.
+    shape = [_COSINES // drawn, drawn]
+    rng = np.random.default_rng(0)
+    if dim == 1:
+        cosines = rng.choice([-1.0, 1.0], shape)
+    else:
+        cosines = 2.0 * rng.beta((dim - 1) / 2, (dim - 1) / 2, shape) - 1.0
+    largest = cosines.max(axis=1, keepdims=True)
+    sums = np.exp((cosines - largest) / temperature).sum(axis=1)
+    level = np.mean(largest[:, 0] / temperature + np.log(sums))
+    return float(level + math.log(candidates / drawn))
 
 
 def check_temperature(temperature: float) -> None:

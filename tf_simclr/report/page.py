@@ -71,7 +71,8 @@ def _write(workdir: str) -> str:
     if "knn_eval" in result:
         parts.append(_knn(result["knn_eval"]))
     if lines:
-        parts.append(_section("Training", _image(pictures.curves(lines), "curves over the steps")))
+        curves = _image(pictures.curves(lines), "curves over the steps")
+        parts.append(_section("Training", curves + _levels(lines)))
     views = _bytes(workdir, "views.png")
     if views:
         note = "<p>A column is an image; its two random views are one above the other.</p>"
@@ -109,6 +110,22 @@ def _section(title: str, content: str) -> str:
     return f"<h2>{html.escape(title)}</h2>{content}"
 
 
+def _levels(lines: list[dict]) -> str:
+    """What the two dashed lines of the loss mean; nothing where the run has none."""
+    first, line = lines[0], lines[-1]
+    if "untrained_level" not in line:
+        return ""
+    return (
+        f"<p>This run had a loss of {first['loss']:.3f} at step {first['step']} and of "
+        f"{line['loss']:.3f} at step {line['step']}. "
+        f"An untrained encoder starts near {line['untrained_level']:.3f}, the loss of "
+        "embeddings in random directions, which is above chance because some of them are similar "
+        f"by accident. Chance, {line['chance_level']:.3f}, is the loss of embeddings that are all "
+        "alike: log(2N - 1). A run that learns ends below both; a short one may still be above "
+        "chance and learn, as long as the loss falls.</p>"
+    )
+
+
 def _image(png: bytes, alt: str) -> str:
     data = base64.b64encode(png).decode()
     return f"<p><img alt='{html.escape(alt, quote=True)}' src='data:image/png;base64,{data}'></p>"
@@ -120,9 +137,7 @@ def _table(rows: list[dict]) -> str:
     body = ""
     for name in dict.fromkeys(row["features"] for row in rows):
         cells = "".join(
-            f"<td>{row['mean']:.1%} <small>± {row['std']:.1%}</small></td>"
-            for row in rows
-            if row["features"] == name
+            f"<td>{row['mean']:.1%}{_spread(row)}</td>" for row in rows if row["features"] == name
         )
         kind = " class='ours'" if name == "trained encoder" else ""
         body += f"<tr{kind}><td>{html.escape(name)}</td>{cells}</tr>"
@@ -131,6 +146,11 @@ def _table(rows: list[dict]) -> str:
         "of the random draws of labels.</p>"
     )
     return f"{note}<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _spread(row: dict) -> str:
+    """The standard deviation over the draws; nothing where there was a single one."""
+    return f" <small>± {row['std']:.1%}</small>" if row.get("draws", 1) > 1 else ""
 
 
 def _knn(result: dict) -> str:

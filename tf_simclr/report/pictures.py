@@ -12,6 +12,10 @@ from tf_simclr.errors import printable
 # Okabe & Ito's palette, told apart with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 _BY_FEATURES = {"trained encoder": BLUE, "random encoder": GREY, "raw pixels": ORANGE}
+_LEVELS = (
+    ("untrained_level", "untrained: random directions", ":"),
+    ("chance_level", "chance, log(2N - 1): all alike", "--"),
+)
 _MOST_POINTS = 1500  # Of a t-SNE map: more only hides and takes long.
 
 
@@ -35,7 +39,7 @@ def view_grid(path: str, images: np.ndarray) -> None:
 
 
 def curves(lines: list[dict]) -> bytes:
-    """Loss beside the chance level, contrastive accuracy, and spread, over the steps."""
+    """Loss with its two levels, contrastive accuracy, and spread, over the steps."""
     figure, axes = _figure(1, 3, (12, 3.4))
     steps = [line["step"] for line in lines]
 
@@ -44,8 +48,9 @@ def curves(lines: list[dict]) -> bytes:
             ax.plot(steps, [line.get(name, np.nan) for line in lines], color=color, label=label)
 
     draw(axes[0], "loss", "NT-Xent loss", BLUE)
-    if "chance_level" in lines[-1]:
-        axes[0].axhline(lines[-1]["chance_level"], color=GREY, ls="--", label="chance, log(2N - 1)")
+    for name, label, style in _LEVELS:
+        if name in lines[-1]:
+            axes[0].axhline(lines[-1][name], color=GREY, ls=style, label=label)
     axes[0].set_title("Loss")
     draw(axes[1], "contrastive_top1", "contrastive top-1", BLUE)
     draw(axes[1], "contrastive_top5", "contrastive top-5", GREEN)

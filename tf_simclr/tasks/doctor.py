@@ -51,7 +51,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("steps", f"{plan.total_steps}, {plan.steps_per_epoch} per epoch")
     peak = f"to a peak learning rate of {plan.peak_learning_rate:g}"
     _say("warmup", f"{plan.warmup_steps} steps, {peak}")
-    _say("chance", f"a loss of {losses.chance_level(config.train_batch_size):.3f} is no learning")
+    _say("loss", _levels(config))
     need = Need.of(config, source, plan)
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = build.for_training(config, source)  # What it takes is no longer free.
@@ -115,6 +115,15 @@ class Need:
         step = self.variables + self.fixed + micro * self.per_image + in_parts
         step = max(step, self.variables + in_parts + self.loss)
         return int(_SCRATCH * step + _PROCESS)
+
+
+def _levels(config: Config) -> str:
+    batch = config.train_batch_size
+    untrained = losses.untrained_level(batch, config.proj_out_dim, config.temperature)
+    return (
+        f"starts near {untrained:.3f}, that of embeddings in random directions, and falls below "
+        f"chance, {losses.chance_level(batch):.3f}, that of embeddings all alike"
+    )
 
 
 def _held(source: Source, config: Config) -> str:

@@ -122,9 +122,9 @@ def train(
 def _make_run_steps(model, steps_per_call, jit_compile):
     """Builds the device's program: `count` steps, with the time they wait for the next batch.
 
-    It returns [bad, stops, skipped, waited] float64, the same on every host but for the time: how
-    many of the steps had a loss that was NaN or infinite, or came after one that had; how many hosts
-    are asked to stop; skipped steps since the metrics were reset; seconds that this host waited.
+    It returns [bad, stops, skipped, waited] float64, the same on every host but for the time:
+    how many of the steps had a loss that was NaN or infinite, or came after one that had; how many
+    hosts are asked to stop; skipped steps since the metrics were reset; seconds this host waited.
     """
     strategy = tf.distribute.get_strategy()
     run = on_replicas(strategy, model.train_step, jit_compile)
@@ -138,9 +138,9 @@ def _make_run_steps(model, steps_per_call, jit_compile):
             waited = now() - asked
             waiting.assign(False)
         logs = run(args=(batch,))
-        # Keras' metrics are already combined over the replicas of all hosts: where each local replica
-        # returns its own copy (under XLA), the copies are equal. All are read, as a replica whose
-        # copy nobody reads could leave out the collective that the others wait in.
+        # Keras' metrics are already combined over the replicas of all hosts: where each local
+        # replica returns its own copy (under XLA), the copies are equal. All are read, as a replica
+        # whose copy nobody reads could leave out the collective that the others wait in.
         local = strategy.experimental_local_results
         finite = tf.reduce_all(tf.math.is_finite(tf.stack(local(logs["loss"]))))
         skipped = tf.reduce_max(tf.stack(local(logs.get("skipped_steps", 0.0))))

@@ -71,14 +71,15 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step, li
     dataset = functools.partial(_dataset, config, source, start_step=step)
     writer = workdir.summary_writer()
     chance = losses.chance_level(config.train_batch_size)
-    # Of embeddings spread at random: cosines have variance 1 / D, and E exp(x) = exp(var / 2).
-    untrained = chance + 0.5 / (config.proj_out_dim * config.temperature**2)
+    untrained = losses.untrained_level(
+        config.train_batch_size, config.proj_out_dim, config.temperature
+    )
     share = config.train_batch_size // strategy.num_replicas_in_sync
     largest_rank = min(share - 1, config.proj_out_dim)
     guard = Guard(lines, checkpoints, untrained, config.on_trouble, largest_rank)
 
     def log(metrics):
-        metrics["chance_level"] = chance
+        metrics.update(chance_level=chance, untrained_level=untrained)
         workdir.log_metrics(metrics)
         with writer.as_default(step=metrics["step"]):
             for name, value in metrics.items():
@@ -87,7 +88,7 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step, li
 
     def describe(metrics):
         return {
-            "loss": f"{metrics['loss']:.3f} (chance {chance:.3f})",
+            "loss": f"{metrics['loss']:.3f} (untrained {untrained:.3f}, chance {chance:.3f})",
             "top1": f"{metrics['contrastive_top1']:.1%}",
             "img/s": f"{metrics['images_per_second']:.0f}",
             **wait_shown(metrics),
