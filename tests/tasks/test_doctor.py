@@ -46,7 +46,7 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     assert said["steps"] == "39, 13 per epoch"  # 1297 // 96 = 13.
     # 1297 / 96 = 13.5; 0.3 * 96 / 256.
     assert said["warmup"] == "14 steps, to a peak learning rate of 0.1125"
-    assert re.match(r"starts near 5\.\d+ .* 5\.252 ", said["loss"])  # log(191).
+    assert re.match(r"starts near \d\.\d+, .* chance, 5\.252, ", said["loss"])  # log(191).
     assert said["held"] == "0.00 GiB of decoded images"
     assert said["views"] == f"made by {native.state()}"
     assert said["memory"].endswith(": fits")
