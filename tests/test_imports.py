@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "settings": set(),
     "modes": set(),
     "config": {"settings", "modes"},
-    "flagfile": {"config"},
+    "flagfile": {"config", "settings"},
     "inherited": {"flagfile"},
     "flag_defs": {"config", "modes", "inherited"},
     "flag_help": {"config", "modes"},

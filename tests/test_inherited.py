@@ -314,6 +314,14 @@ def test_recorded_paths_hold_in_any_folder(tmp_path, monkeypatch):
     assert (recorded["data_dir"], recorded["init_from"]) == ("gs://bucket/photos", "")
 
 
+@pytest.mark.parametrize("odd", ["a\nb", "a\udcff"])
+def test_a_folder_that_cannot_be_written_down_breaks_nothing(odd, tmp_path, monkeypatch):
+    (tmp_path / odd).mkdir()
+    monkeypatch.chdir(tmp_path / odd)
+    config = Config(workdir="w", data_dir="photos", seed=3)
+    assert Config(workdir="w", **from_flagfile(to_flagfile(config))) == config
+
+
 @pytest.mark.parametrize(
     ("before", "now", "same"),
     [

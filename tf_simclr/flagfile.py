@@ -8,6 +8,7 @@ from typing import Any
 
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
+from tf_simclr.settings import check
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
@@ -18,12 +19,20 @@ def recorded(config: Config) -> dict[str, Any]:
     Paths are absolute, so that they hold in any working directory; --workdir is left out, so that
     a run's folder can be moved.
     """
-    settings = dataclasses.asdict(config)
+    settings = {name: _recorded(field, getattr(config, name)) for name, field in _FIELDS.items()}
     del settings["workdir"]
-    for name, value in settings.items():
-        if _FIELDS[name].metadata["path"] and value and "://" not in value:
-            settings[name] = os.path.abspath(value)
     return settings
+
+
+def _recorded(field: dataclasses.Field, value: Any) -> Any:
+    if not field.metadata["path"] or not value or "://" in value:
+        return value
+    absolute = os.path.abspath(value)
+    try:
+        check(field, absolute)
+    except UserError:  # The working directory has a line break in its name, for example.
+        return value
+    return absolute
 
 
 def to_flagfile(config: Config) -> str:
