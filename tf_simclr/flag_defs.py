@@ -116,31 +116,35 @@ def flag_table() -> str:
 
 
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
-    """Settings of an earlier run or of an encoder, as arguments."""
-    mode = MODES.get(flag_values.mode)
-    workdir, encoder = flag_values.workdir, flag_values.init_from
-    if mode is None:
-        return []
-    run = settings_of_run(workdir) if mode.resumes and workdir else {}
-    if run and run.get("mode") == mode.resumes:
-        settings = {n: v for n, v in run.items() if not _FIELDS[n].metadata["once"]}
-    else:
-        encoder = encoder or ("" if mode.trains else workdir)
-        if not mode.inherits or not encoder:
-            return []
-        settings = {
-            name: value
-            for name, value in settings_of_encoder(encoder).items()
-            if _FIELDS[name].metadata["group"] in mode.inherits
-        }
-        _ask(flag_values, settings, encoder)
-    settings = {
+    """What is taken over and not given on the command line, as arguments."""
+    origin, settings = _settings_before(flag_values)
+    inherited = {
         name: value
         for name, value in settings.items()
-        if not (flag_values[name].present or _is_given(flag_values, _IN_EPOCHS.get(name)))
+        if not _is_given(flag_values, name) and not _is_given(flag_values, _IN_EPOCHS.get(name))
     }
-    _check_places(settings, encoder or workdir)
-    return [f"--{name}={value}" for name, value in settings.items()]
+    _check_places(inherited, origin)
+    return [f"--{name}={value}" for name, value in inherited.items()]
+
+
+def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
+    """(where they come from, {name: value}) of what the mode takes over; see `modes.Mode`."""
+    mode, workdir = MODES.get(flag_values.mode), flag_values.workdir
+    if mode is None:
+        return "", {}
+    run = settings_of_run(workdir) if mode.resumes and workdir else {}
+    if run and run.get("mode") == mode.resumes:
+        return workdir, {n: v for n, v in run.items() if not _FIELDS[n].metadata["once"]}
+    encoder = flag_values.init_from or ("" if mode.trains else workdir)
+    if not mode.inherits or not encoder:
+        return "", {}
+    settings = {
+        name: value
+        for name, value in settings_of_encoder(encoder).items()
+        if _FIELDS[name].metadata["group"] in mode.inherits
+    }
+    _ask(flag_values, settings, encoder)
+    return encoder, settings
 
 
 def _is_given(flag_values: flags.FlagValues, name: str | None) -> bool:
@@ -149,7 +153,7 @@ def _is_given(flag_values: flags.FlagValues, name: str | None) -> bool:
 
 def _ask(flag_values: flags.FlagValues, settings: dict[str, Any], encoder: str) -> None:
     """Raises UserError where nothing says what images an encoder is to be judged on."""
-    known = [name for name in _ASKED if name in settings or flag_values[name].present]
+    known = [name for name in _ASKED if name in settings or _is_given(flag_values, name)]
     there = "://" in encoder or os.path.exists(encoder) or os.path.exists(encoder + ".index")
     if there and len(known) < len(_ASKED):
         missing = " and ".join(f"--{name}" for name in _ASKED if name not in known)
