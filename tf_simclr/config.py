@@ -14,7 +14,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.modes import MODES
 from tf_simclr.settings import check, group
 
-DEFAULT_LABELS = "1,5,10,all"  # Of labels_per_class.
+DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
 
 _run = group("Run", alters_run=False)
 _data = group("Data")
@@ -211,8 +211,8 @@ class Config:
     knn_temperature: float = _evaluate(0.07, "Temperature of the votes.", positive=True)
     labels_per_class: str = _evaluate(
         DEFAULT_LABELS,
-        "linear_eval: how many labels per class to learn from, a list. Of the default, counts that "
-        "the smallest class does not have are left out.",
+        "linear_eval: how many labels per class to learn from, a list. The default leaves "
+        "out what is more than the smallest class has.",
     )
     label_draws: int = _evaluate(20, "linear_eval: random draws of those labels.", low=1)
     l2_sweep: int = _evaluate(45, "linear_eval: regularisation values tried.", low=1)
@@ -274,7 +274,7 @@ class Config:
 def _same_place(before: str, now: str) -> bool:
     """Whether a path that a run has recorded may be `now`: it is the same, or has been moved.
 
-    Where nothing is at `before` any more, be it moved or relative to another folder, the
+    If nothing exists at `before`, it was moved or is relative to another folder. Then the
     fingerprint in the checkpoints' manifest decides whether the images are the same.
     """
     if not before or not now or "://" in before:

@@ -116,7 +116,7 @@ def flag_table() -> str:
 
 
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
-    """What is taken over and not given on the command line, as arguments."""
+    """The settings that are taken over, without those on the command line, as arguments."""
     origin, settings = _settings_before(flag_values)
     inherited = {
         name: value

@@ -36,7 +36,7 @@ def _recorded(field: dataclasses.Field, value: Any) -> Any:
 
 
 def to_flagfile(config: Config) -> str:
-    """What is `recorded` of a config, as an absl flagfile."""
+    """The settings of a config as they are `recorded`, as an absl flagfile."""
     lines = ["# Every setting of this run; itself a flagfile."]
     lines += [f"--{name}={value}" for name, value in recorded(config).items()]
     return "\n".join(lines) + "\n"
@@ -46,7 +46,7 @@ def from_flagfile(text: str, file: str = "flags.resolved") -> dict[str, Any]:
     """{name: value} of the settings in what `to_flagfile` wrote; unknown names are left out.
 
     Args:
-      text: the flagfile's.
+      text: the content of the flagfile.
       file: its name, for the message.
 
     Raises:
@@ -62,14 +62,14 @@ def from_flagfile(text: str, file: str = "flags.resolved") -> dict[str, Any]:
 
 
 def from_json(settings: Any, file: str) -> dict[str, Any]:
-    """The same of settings that were written as JSON.
+    """{name: value} of the settings in a JSON file; unknown names and nulls are left out.
 
     Args:
-      settings: what the file has in their place.
+      settings: what the file holds where the settings should be.
       file: its name, for the message.
 
     Raises:
-      UserError: it is no object, or a value is not of its setting's type.
+      UserError: they are not an object, or a value is not of its setting's type.
     """
     if not isinstance(settings, dict):
         raise UserError(f"{file} has {settings!r} in the place of settings; bring it back.")

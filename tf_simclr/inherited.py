@@ -1,6 +1,6 @@
 """The settings that an earlier run, or an encoder, brings along.
 
-Standard library only, but for remote paths: a mistyped flag must be answered at once.
+Standard library only, except for remote paths, so that a mistyped flag is answered at once.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def settings_of_run(workdir: str) -> dict[str, Any]:
 def settings_of_encoder(path: str) -> dict[str, Any]:
     """{name: value} of the settings an encoder was made with, as far as they are known.
 
-    They are read where the encoder is: of a workdir from flags.resolved, of a checkpoint from its
-    manifest.json, of an exported encoder from its card.json, in which older versions wrote only
-    image size and encoder; such a card is completed by the run in the workdir around it, where
-    that run agrees with it.
+    A workdir has them in flags.resolved, a checkpoint in the manifest.json of its folder, and an
+    exported encoder in its card.json. A card holds no paths, and a card of an older version only
+    the encoder's name and image size. The rest then comes from the run in the folder around the
+    export, if that run agrees with the card.
 
     Args:
       path: what `load_encoder_from` takes: a workdir, a checkpoints folder, a checkpoint, an
@@ -83,7 +83,7 @@ def _is_local(path: str) -> bool:
 
 
 def _json(path: str) -> dict[str, Any]:
-    """What a file of JSON holds; {} where there is none."""
+    """The object in a JSON file; {} if there is no file."""
     text = _text(path)
     if not text:
         return {}
@@ -97,7 +97,7 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _text(path: str) -> str:
-    """What a file says; "" where there is none."""
+    """The text of a file; "" if there is no file."""
     try:
         if not _is_local(path):
             import tensorflow as tf  # Slow, and needed for remote paths only.
@@ -108,7 +108,7 @@ def _text(path: str) -> str:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except Exception as error:  # No text, no permission; remote storage can fail in any way.
+    except Exception as error:  # Not text, or no permission; remote storage can fail in any way.
         if type(error).__name__ == "NotFoundError":
             return ""
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -28,7 +28,7 @@ _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation
 
 MODES = {
     "pretrain": Mode(
-        "Train an encoder on images without labels, or resume that.",
+        "Train an encoder on images without labels, or resume such a run.",
         trains=True,
         resumes="pretrain",
     ),

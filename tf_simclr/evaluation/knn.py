@@ -12,15 +12,15 @@ from tf_simclr.evaluation.progress import reported
 # them about 1 GB.
 _MOST_SIMILARITIES = 2**26
 
-_MOST_NEIGHBOURS = 200  # Wu et al. 2018, arXiv:1805.01978, section 4.1, on 50,000 and more images.
+_MOST_NEIGHBOURS = 200  # Wu et al. 2018, arXiv:1805.01978, section 3.4, for 50,000 images and more.
 
 
 def default_k(train_y: np.ndarray) -> int:
     """How many neighbours should vote: min(sqrt(N), half the mean class, 200), at least 1.
 
-    sqrt(N) is the rule of thumb (Duda, Hart & Stork, Pattern Classification, section 4.4). Beyond
-    the size of a class more neighbours can only be of other classes. From about 40,000 images on it
-    is the literature's 200.
+    sqrt(N) is the rule of thumb (Duda, Hart & Stork, Pattern Classification, section 4.4).
+    Neighbours beyond the size of a class can only be of other classes. From about 40,000 images on
+    k is the literature's 200.
 
     Args:
       train_y: [N] integer labels of the training features.

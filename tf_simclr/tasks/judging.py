@@ -27,7 +27,7 @@ def encoder_path(config: Config) -> str:
 
 
 def labelled_splits(config: Config):
-    """(train source, eval source), both with labels; logs what the first cannot teach the second.
+    """(train source, eval source), both with labels; logs which classes only the second has.
 
     Raises:
       UserError: no labels.

@@ -36,7 +36,7 @@ def run(config: Config, strategy) -> None:
 
 
 def _label_counts(config: Config, train) -> tuple[int | None, ...]:
-    """--labels_per_class as numbers, of the default only those that every class has.
+    """--labels_per_class as numbers; the default without those that some class does not have.
 
     Raises:
       UserError: the user asks for more labels than a class has, or there are too few to learn from.

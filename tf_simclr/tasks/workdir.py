@@ -68,7 +68,7 @@ class Workdir:
         self.warn_of_pattern()
 
     def warn_of_pattern(self) -> None:
-        """Logs what will not work with the encoder that a folder of this name gets."""
+        """Logs that TensorFlow cannot load a SavedModel from a folder of this name, if so."""
         found = sorted(_PATTERN & set(self.path))
         if found:
             logging.warning(
