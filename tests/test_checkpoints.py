@@ -471,3 +471,81 @@ def test_only_the_chief_leaves_files(tmp_path, monkeypatch):
     monkeypatch.setattr("tf_simclr.checkpoints.run.strategy_of", lambda variables: NotChief)
     RunCheckpoints(tmp_path / "c", part=tf.train.Checkpoint(v=tf.Variable(1.0))).save(1)
     assert not (tmp_path / "c").exists()
+
+
+ODD_NAMES = (
+    *(
+        "lr=[1e-3,2]",
+        "back\\slash",
+        "a*b?",
+        "[!a]",
+        "{a,b} 100% #1",
+        "e\u0301 \u00e9 日本",
+        "it's ~",
+    ),
+    *("$HOME", "x" * 200),
+)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_of_any_name_holds_a_run(name, tmp_path):
+    directory = tmp_path / name / "checkpoints"
+    parts = make_parts()
+    learn(parts)
+    manifest = {"encoder": tf.keras.saving.serialize_keras_object(parts["encoder"])}
+    RunCheckpoints(directory, manifest=manifest, **parts).save(3)
+    others = make_parts()
+    assert RunCheckpoints(directory, **others).restore_latest() == 3
+    assert_same(state(parts), state(others))
+    for path in (tmp_path / name, directory, directory / "ckpt-3"):
+        loaded = load_encoder_from(path)
+        np.testing.assert_array_equal(loaded(IMAGES), parts["encoder"](IMAGES, training=False))
+
+
+def test_a_pattern_in_the_name_reads_no_other_folder(tmp_path):
+    """As a pattern, "run[12]" matches "run1" and not itself."""
+    for name, value in (("run1", 1.0), ("run[12]", 2.0)):
+        RunCheckpoints(tmp_path / name, v=tf.Variable(value)).save(1)
+    found = tf.Variable(0.0)
+    restore(tmp_path / "run[12]" / "ckpt-1", v=found)
+    assert found.numpy() == 2.0
+
+
+@pytest.mark.parametrize("name", ["lr=[1e-3,2]", "back\\slash"])
+def test_a_pattern_in_the_name_on_other_storage(name, tmp_path):
+    RunCheckpoints(f"file://{tmp_path}/{name}", v=tf.Variable(5.0)).save(1)
+    found = tf.Variable(0.0)
+    restore(f"file://{tmp_path}/{name}/ckpt-1", v=found)
+    assert found.numpy() == 5.0
+
+
+@pytest.mark.parametrize("name", ["lr=[1e-3,2]", "plain"])
+def test_a_damaged_file_is_named_as_it_is_called(name, tmp_path):
+    checkpoints = RunCheckpoints(tmp_path / name, v=tf.Variable(1.0))
+    checkpoints.save(1)
+    data = tmp_path / name / "ckpt-1.data-00000-of-00001"
+    data.write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged") as error:
+        checkpoints.restore_latest()
+    assert str(data) in str(error.value)
+
+
+@pytest.mark.parametrize("error", [tf.errors.PermissionDeniedError, tf.errors.UnavailableError])
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_a_file_out_of_reach_is_not_called_damaged(error, suffix, tmp_path, monkeypatch):
+    checkpoints = RunCheckpoints(tmp_path, v=tf.Variable(1.0))
+    checkpoints.save(1)
+    checkpoints.save(2)
+    whole = {path: path.read_bytes() for path in tmp_path.glob("ckpt-2*")}
+    (tmp_path / f"ckpt-2{suffix}").write_bytes(b"")  # What reading it comes to.
+
+    def refuse(path, *_, **__):
+        raise error(None, None, f"{path}; not now")
+
+    monkeypatch.setattr(tf.io.gfile, "GFile", refuse)
+    with pytest.raises(UserError, match=f"ckpt-2{suffix} cannot be read: .*not now") as raised:
+        checkpoints.restore_latest()
+    assert "damaged" not in str(raised.value) and "remove" not in str(raised.value)
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert checkpoints.restore_latest() == 2

@@ -38,6 +38,9 @@ def test_defaults_are_valid_and_frozen():
         ),
         ({"labels_per_class": "1,many"}, "received '1,many'"),
         ({"labels_per_class": "0"}, "received '0'"),
+        ({"warmup_epochs": -0.5}, "--warmup_epochs must be at least 0, or -1 for 10 but"),
+        ({"warmup_epochs": -2.0}, "--warmup_epochs must be at least -1; received -2.0"),
+        ({"knn_k": -1}, "--knn_k must be at least 0; received -1"),
     ],
 )
 def test_bad_values_are_named(settings, message):
@@ -52,7 +55,7 @@ def test_flagfile_round_trip():
         seed=7,
         jit_compile=True,
         temperature=0.35,
-        data_dir="a b=c",
+        data_dir="/a b=c",
         encoder="resnet18",
     )
     assert Config(workdir="w", **from_flagfile(to_flagfile(config))) == config

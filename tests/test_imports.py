@@ -17,10 +17,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "settings": set(),
-    "config": {"settings"},
-    "flagfile": {"config"},
-    "flag_defs": {"config", "flagfile"},
-    "main": {"config", "flag_defs", "tasks", "distribute"},
+    "modes": set(),
+    "config": {"settings", "modes"},
+    "flagfile": {"config", "settings"},
+    "inherited": {"flagfile"},
+    "flag_defs": {"config", "modes", "inherited"},
+    "flag_help": {"config", "modes"},
+    "main": {"modes", "flag_defs", "flag_help", "tasks", "distribute"},
     "__main__": {"main"},
     "__init__": set(),
     "distribute": set(),
@@ -96,7 +99,14 @@ def test_flags_stay_at_the_door(path):
 
 
 def test_config_is_standard_library_only():
-    for module in ("config.py", "errors.py", "flagfile.py"):
+    for module in (
+        "config.py",
+        "errors.py",
+        "flagfile.py",
+        "modes.py",
+        "settings.py",
+        "flag_help.py",
+    ):
         top = {name.split(".")[0] for name in imported(PACKAGE / module)} - {"tf_simclr"}
         assert top <= set(sys.stdlib_module_names if hasattr(sys, "stdlib_module_names") else top)
 

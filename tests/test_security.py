@@ -359,7 +359,7 @@ def test_prints_are_printable(tmp_path, capsys):
 def test_a_flag_cannot_hold_another(separator):
     with pytest.raises(UserError, match="--data_dir must be text without line breaks"):
         Config(workdir="w", data_dir=f"a{separator}--init_from=b")
-    kept = Config(workdir="w", data_dir="a --init_from=b é 猫")
+    kept = Config(workdir="w", data_dir="/a --init_from=b é 猫")
     assert from_flagfile(to_flagfile(kept))["data_dir"] == kept.data_dir
 
 

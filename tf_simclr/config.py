@@ -7,21 +7,21 @@ else. Standard library only. Config stops at `tasks/`: below that, keyword argum
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from tf_simclr.errors import UserError
+from tf_simclr.modes import MODES
 from tf_simclr.settings import check, group
 
-TRAINING_MODES = ("pretrain", "finetune")  # The others run on one host only.
-MODES = ("pretrain", "knn_eval", "linear_eval", "finetune", "export", "doctor")
-
+DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
 
 _run = group("Run", alters_run=False)
 _data = group("Data")
 _views = group("Two views")
 _model = group("Model")
 _train = group("Training")
-_machine = group("Machine", alters_run=False)
+_machine = group("Machine", alters_run=False, once=True)
 _evaluate = group("Evaluation", alters_run=False)
 
 
@@ -33,12 +33,18 @@ class Config:
       UserError: a value out of its range or choices; the message names flag and value.
     """
 
-    mode: str = _run("pretrain", "What to do.", choices=MODES)
-    workdir: str = _run("", "Folder of the run: checkpoints, logs, results, the exported encoder.")
+    mode: str = _run("pretrain", "What to do.", choices=tuple(MODES), once=True)
+    workdir: str = _run(
+        "",
+        "Folder of the run: checkpoints, logs, results, the exported encoder.",
+        path=True,
+        once=True,
+    )
     init_from: str = _run(
         "",
         "Encoder to start from or to evaluate: a workdir, a checkpoint, an exported encoder or a "
         ".keras file. Empty: --workdir's own.",
+        path=True,
     )
     seed: int = _run(
         0,
@@ -58,15 +64,17 @@ class Config:
         "Minutes after which the run saves and stops, with exit code 75; the same command goes on "
         "with it. 0: no limit.",
         low=0,
+        once=True,
     )
     allow_changes: bool = _run(
         False,
         "Go on with the run in --workdir although settings, images or architecture differ: what "
         "fits of its checkpoint is restored.",
+        once=True,
     )
 
     dataset: str = _data("digits", "digits, folder, or the name of a TFDS data set.")
-    data_dir: str = _data("", "The folder of images, or TFDS's data directory.")
+    data_dir: str = _data("", "The folder of images, or TFDS's data directory.", path=True)
     train_split: str = _data("train", "Split to train on; slices such as train[:80%] work.")
     eval_split: str = _data("test", "Split to evaluate on.", alters_run=False)
     image_size: int = _data(224, "Side of the views in pixels.", low=1, high=2**14)
@@ -94,6 +102,7 @@ class Config:
         "",
         "Dispatcher of a tf.data service that makes the views, grpc://host:port.",
         alters_run=False,
+        once=True,
     )
 
     color_jitter_strength: float = _views(
@@ -130,7 +139,9 @@ class Config:
     )
     train_epochs: int = _train(100, "Epochs to train.", low=1)
     train_steps: int = _train(0, "Steps to train; 0: --train_epochs decides.", low=0)
-    warmup_epochs: float = _train(10, "Epochs of linear warmup.", low=0)
+    warmup_epochs: float = _train(
+        -1.0, "Epochs of linear warmup; 0: none; -1: 10, but at most a tenth of the run.", low=-1
+    )
     optimizer: str = _train("lars", "Optimiser.", choices=("lars", "momentum", "adamw", "lamb"))
     learning_rate: float = _train(0.3, "Base rate, before scaling with the batch.", low=0)
     learning_rate_scaling: str = _train(
@@ -181,8 +192,11 @@ class Config:
         "Arithmetic of encoder and head.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
         alters_run=True,
+        once=False,
     )
-    jit_compile: bool = _machine(False, "Compile the training step with XLA.", alters_run=True)
+    jit_compile: bool = _machine(
+        False, "Compile the training step with XLA.", alters_run=True, once=False
+    )
     deterministic: bool = _machine(
         False,
         "Only operations that give the same bits each time on the same machine; no figure of the "
@@ -191,10 +205,14 @@ class Config:
     steps_per_execution: int = _machine(1, "Steps per call of the device's program.", low=1)
 
     eval_batch_size: int = _evaluate(256, "Batch of evaluation.", low=1)
-    knn_k: int = _evaluate(200, "Neighbours that vote in knn_eval.", low=1)
+    knn_k: int = _evaluate(
+        0, "Neighbours that vote in knn_eval; 0: by the size of the training split.", low=0
+    )
     knn_temperature: float = _evaluate(0.07, "Temperature of the votes.", positive=True)
     labels_per_class: str = _evaluate(
-        "1,5,10,all", "linear_eval: how many labels per class to learn from, a list."
+        DEFAULT_LABELS,
+        "linear_eval: how many labels per class to learn from, a list. The default leaves "
+        "out what is more than the smallest class has.",
     )
     label_draws: int = _evaluate(20, "linear_eval: random draws of those labels.", low=1)
     l2_sweep: int = _evaluate(45, "linear_eval: regularisation values tried.", low=1)
@@ -213,7 +231,12 @@ class Config:
             raise UserError(
                 f"--mode=finetune computes in float32; received --precision={self.precision}."
             )
-        trains = self.mode in (*TRAINING_MODES, "doctor")
+        if -1 < self.warmup_epochs < 0:
+            raise UserError(
+                "--warmup_epochs must be at least 0, or -1 for 10 but at most a tenth of the run; "
+                f"received {self.warmup_epochs!r}."
+            )
+        trains = MODES[self.mode].resumes
         if trains and self.cache_side and (self.cache == "off" or self.data_service):
             raise UserError(
                 f"--cache_side={self.cache_side} reduces what --cache keeps in memory, which is "
@@ -240,8 +263,24 @@ class Config:
         for field in dataclasses.fields(self):
             now = getattr(self, field.name)
             before = saved.get(field.name, field.default)  # Of a run older than the setting.
-            if saved and field.metadata["alters_run"] and before != now:
+            same = _same_place if field.metadata["path"] else _equal
+            if saved and field.metadata["alters_run"] and not same(before, now):
                 changed[field.name] = (before, now)
         if saved.get("mode", self.mode) != self.mode:
             changed["mode"] = (saved["mode"], self.mode)
         return changed
+
+
+def _same_place(before: str, now: str) -> bool:
+    """Whether a path that a run has recorded may be `now`: it is the same, or has been moved.
+
+    If nothing exists at `before`, it was moved or is relative to another folder. Then the
+    fingerprint in the checkpoints' manifest decides whether the images are the same.
+    """
+    if not before or not now or "://" in before:
+        return before == now
+    return os.path.realpath(before) == os.path.realpath(now) or not os.path.exists(before)
+
+
+def _equal(before: Any, now: Any) -> bool:
+    return before == now

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 from absl import flags
 
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
-from tf_simclr.flagfile import from_flagfile
+from tf_simclr.inherited import settings_of_encoder, settings_of_run
+from tf_simclr.modes import MODES
 
-# What a mode takes over from the run it starts from, unless told otherwise.
-_ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
-_INHERITED_GROUPS = {
-    "knn_eval": _ALL_BUT_RUN,
-    "linear_eval": _ALL_BUT_RUN,
-    "export": _ALL_BUT_RUN,
-    "finetune": ("Data", "Model"),
-}
+_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+# A number of steps that a run has recorded gives way to epochs on the command line.
+_IN_EPOCHS = {"train_steps": "train_epochs", "checkpoint_steps": "checkpoint_epochs"}
+_ASKED = ("dataset", "image_size")  # Without them an encoder is judged on images of another kind.
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -41,9 +39,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line, on top of what an earlier run left.
 
-    The modes that judge a run (knn_eval, linear_eval, export) start from its settings, and
-    fine-tuning from its data and model settings, so that `--mode=linear_eval --workdir=DIR` needs
-    nothing else; the command line overrides them.
+    A training mode takes over what its run in --workdir has recorded, so that
+    `--mode=pretrain --workdir=DIR` resumes it. The modes that judge a run (knn_eval, linear_eval,
+    export) start from the settings of the run or the encoder that they judge, and fine-tuning from
+    its data and model settings. The command line overrides all of them.
 
     Args:
       argv: the program's name and its arguments.
@@ -54,7 +53,8 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
 
     Raises:
       flags.Error: a flag is unknown, or its value is not of its type; or a flagfile is unreadable.
-      UserError: what the earlier run left is damaged.
+      UserError: what the earlier run left is damaged; or an encoder comes without the settings that
+        its images need, and the command line does not give them either.
     """
     left = _parsed(argv, flag_values)
     inherited = _inherited(flag_values)
@@ -65,14 +65,36 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
 
 
 def _parsed(argv, flag_values):
+    """Parses; then "~" in a path is the home folder, for all that reads the flags."""
     try:
-        return flag_values(argv)
+        left = flag_values(argv)
     except (
         ValueError,
         RecursionError,
         OSError,
     ) as error:  # A flagfile that is no text, or endless.
         raise flags.Error(f"the flags cannot be read: {error}") from error
+    for name, field in _FIELDS.items():
+        if field.metadata["path"]:
+            flag_values[name].value = _at_home(name, flag_values[name].value)
+    return left
+
+
+def _at_home(name: str, path: str) -> str:
+    """A path with "~" replaced. The shell leaves it in `--workdir=~/x`.
+
+    Raises:
+      UserError: nobody known here is meant; or a folder called "~" is, which versions that did not
+        know "~" have made.
+    """
+    at_home = os.path.expanduser(path)
+    if path.startswith("~") and (at_home == path or os.path.exists(path)):
+        why = "is nobody's home folder" if at_home == path else "is also a folder here"
+        raise UserError(
+            f"--{name}={path}: {path.split('/')[0]} {why}. For the folder of that name write "
+            f"./{path}, for a home folder its whole path."
+        )
+    return at_home
 
 
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
@@ -94,29 +116,62 @@ def flag_table() -> str:
 
 
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
-    """Settings of the run that --init_from or --workdir names, as arguments."""
-    groups = _INHERITED_GROUPS.get(flag_values.mode)
-    if not groups:
-        return []
-    settings = from_flagfile(_text(flag_values.init_from or flag_values.workdir))
-    group = {field.name: field.metadata["group"] for field in dataclasses.fields(Config)}
-    return [f"--{name}={value}" for name, value in settings.items() if group[name] in groups]
+    """The settings that are taken over, without those on the command line, as arguments."""
+    origin, settings = _settings_before(flag_values)
+    inherited = {
+        name: value
+        for name, value in settings.items()
+        if not _is_given(flag_values, name) and not _is_given(flag_values, _IN_EPOCHS.get(name))
+    }
+    _check_places(inherited, origin)
+    return [f"--{name}={value}" for name, value in inherited.items()]
 
 
-def _text(workdir: str) -> str:
-    """What the flags.resolved of a run says; "" where there is none."""
-    path = os.path.join(workdir, "flags.resolved")
-    try:
-        if "://" in path:
-            import tensorflow as tf  # Slow, and needed for remote runs only.
+def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
+    """(where they come from, {name: value}) of what the mode takes over; see `modes.Mode`."""
+    mode, workdir = MODES.get(flag_values.mode), flag_values.workdir
+    if mode is None:
+        return "", {}
+    run = settings_of_run(workdir) if mode.resumes and workdir else {}
+    if run and run.get("mode") == mode.resumes:
+        return workdir, {n: v for n, v in run.items() if not _FIELDS[n].metadata["once"]}
+    encoder = flag_values.init_from or ("" if mode.trains else workdir)
+    if not mode.inherits or not encoder:
+        return "", {}
+    settings = {
+        name: value
+        for name, value in settings_of_encoder(encoder).items()
+        if _FIELDS[name].metadata["group"] in mode.inherits
+    }
+    _ask(flag_values, settings, encoder)
+    return encoder, settings
 
-            with tf.io.gfile.GFile(path, "r") as file:
-                return file.read()
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except Exception as error:  # No text, no permission; remote storage can fail in any way.
-        if type(error).__name__ == "NotFoundError":
-            return ""
-        raise UserError(f"{path} cannot be read: {error}") from error
+
+def _is_given(flag_values: flags.FlagValues, name: str | None) -> bool:
+    return name is not None and bool(flag_values[name].present)
+
+
+def _ask(flag_values: flags.FlagValues, settings: dict[str, Any], encoder: str) -> None:
+    """Raises UserError where nothing says what images an encoder is to be judged on."""
+    known = [name for name in _ASKED if name in settings or _is_given(flag_values, name)]
+    there = "://" in encoder or os.path.exists(encoder) or os.path.exists(encoder + ".index")
+    if there and len(known) < len(_ASKED):
+        missing = " and ".join(f"--{name}" for name in _ASKED if name not in known)
+        raise UserError(
+            f"{encoder} does not say on what images its encoder was trained: it comes without "
+            f"flags.resolved, manifest.json or a card.json with settings. Pass {missing}, and "
+            "--data_dir where the data set needs one."
+        )
+
+
+def _check_places(settings: dict[str, Any], origin: str) -> None:
+    """Raises UserError for a recorded path that is relative to a folder we are not in."""
+    for name, value in settings.items():
+        if not _FIELDS[name].metadata["path"] or not value or "://" in value:
+            continue
+        there = os.path.exists(value) or os.path.exists(value + ".index")
+        if not os.path.isabs(value) and not there:
+            raise UserError(
+                f"{origin} was made with --{name}={value}, relative to another folder than "
+                f"{os.getcwd()}. Pass --{name}."
+            )

@@ -3,42 +3,93 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
+from tf_simclr.settings import check
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def recorded(config: Config) -> dict[str, Any]:
+    """{name: value} of the settings as a run keeps them.
+
+    Paths are absolute, so that they hold in any working directory; --workdir is left out, so that
+    a run's folder can be moved.
+    """
+    settings = {name: _recorded(field, getattr(config, name)) for name, field in _FIELDS.items()}
+    del settings["workdir"]
+    return settings
+
+
+def _recorded(field: dataclasses.Field, value: Any) -> Any:
+    if not field.metadata["path"] or not value or "://" in value:
+        return value
+    absolute = os.path.abspath(value)
+    try:
+        check(field, absolute)
+    except UserError:  # The working directory has a line break in its name, for example.
+        return value
+    return absolute
 
 
 def to_flagfile(config: Config) -> str:
-    """The settings as an absl flagfile; without --workdir, so that a run's folder can be moved."""
+    """The settings of a config as they are `recorded`, as an absl flagfile."""
     lines = ["# Every setting of this run; itself a flagfile."]
-    for field in dataclasses.fields(config):
-        if field.name != "workdir":
-            lines.append(f"--{field.name}={getattr(config, field.name)}")
+    lines += [f"--{name}={value}" for name, value in recorded(config).items()]
     return "\n".join(lines) + "\n"
 
 
-def from_flagfile(text: str) -> dict[str, Any]:
+def from_flagfile(text: str, file: str = "flags.resolved") -> dict[str, Any]:
     """{name: value} of the settings in what `to_flagfile` wrote; unknown names are left out.
+
+    Args:
+      text: the content of the flagfile.
+      file: its name, for the message.
 
     Raises:
       UserError: a value is not of its setting's type.
     """
-    types = {field.name: field.type for field in dataclasses.fields(Config)}
-    parse = {"str": str, "int": int, "float": float, "bool": _BOOLS.__getitem__}
     settings = {}
     for line in text.split("\n"):
         name, equals, value = line.rstrip("\r").partition("=")
         name = name[2:]
-        if line.startswith("--") and equals and name in types:
-            try:
-                settings[name] = parse[types[name]](value)
-            except (ValueError, KeyError):
-                raise UserError(
-                    f"flags.resolved has --{name}={value}, which is no {types[name]}; mend that "
-                    "line, or remove it."
-                ) from None
+        if line.startswith("--") and equals and name in _FIELDS:
+            settings[name] = _parsed(name, value, file)
     return settings
 
 
+def from_json(settings: Any, file: str) -> dict[str, Any]:
+    """{name: value} of the settings in a JSON file; unknown names and nulls are left out.
+
+    Args:
+      settings: what the file holds where the settings should be.
+      file: its name, for the message.
+
+    Raises:
+      UserError: they are not an object, or a value is not of its setting's type.
+    """
+    if not isinstance(settings, dict):
+        raise UserError(f"{file} has {settings!r} in the place of settings; bring it back.")
+    return {
+        name: _parsed(name, str(value), file)
+        for name, value in settings.items()
+        if name in _FIELDS and value is not None
+    }
+
+
+def _parsed(name: str, value: str, file: str) -> Any:
+    kind = _FIELDS[name].type
+    try:
+        return _PARSERS[kind](value)
+    except (ValueError, KeyError):
+        raise UserError(
+            f"{file} has --{name}={value}, which is not of type {kind}; correct that line, or "
+            "remove it."
+        ) from None
+
+
 _BOOLS = {"True": True, "true": True, "False": False, "false": False}
+_PARSERS = {"str": str, "int": int, "float": float, "bool": _BOOLS.__getitem__}

@@ -16,8 +16,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 
 from tf_simclr import flag_defs
-from tf_simclr.config import TRAINING_MODES
 from tf_simclr.errors import STOPPED, Stopped, UserError, printable
+from tf_simclr.flag_help import answer_help
+from tf_simclr.modes import MODES
 
 USER_ERROR = 2  # Exit code of a mistake that the message tells how to mend.
 INTERRUPTED = 130  # Of SIGINT, where nothing is to be saved; the shell's 128 + 2.
@@ -30,6 +31,9 @@ def cli() -> None:
 
 
 def _parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    code = answer_help(argv)
+    if code is not None:
+        sys.exit(code)
     try:
         return flag_defs.parse(argv, flag_values)
     except (flags.Error, UserError) as error:
@@ -46,7 +50,7 @@ def _main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
         from tf_simclr import tasks
         from tf_simclr.distribute import enable_determinism, first_task, make_strategy
 
-        alone = config.mode not in TRAINING_MODES
+        alone = not MODES[config.mode].trains
         if alone and not first_task():
             logging.info("--mode=%s runs on the first host only; this one is done.", config.mode)
             return 0

@@ -22,9 +22,21 @@ def setting(
     high: float = math.inf,
     positive: bool = False,
     alters_run: bool = True,
+    path: bool = False,
+    once: bool = False,
     group: str = "",
 ) -> Any:
-    """A field of Config: what it means, what it may be, and whether a resumed run may change it."""
+    """A field of Config.
+
+    Args:
+      default: its value when not set.
+      help: what it means.
+      choices, low, high, positive: what it may be.
+      alters_run: whether it may not differ when a run is resumed.
+      path: whether it is a path: "~" stands for the home folder, and a run records it absolute.
+      once: whether it holds for one command and one machine, so that a resumed run forgets it.
+      group: the heading under which it is listed.
+    """
     metadata = {
         "help": help,
         "choices": choices,
@@ -32,6 +44,8 @@ def setting(
         "high": high,
         "positive": positive,
         "alters_run": alters_run,
+        "path": path,
+        "once": once,
         "group": group,
     }
     return dataclasses.field(default=default, metadata=metadata)

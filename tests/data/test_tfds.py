@@ -271,3 +271,13 @@ def test_never_downloads(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.core.utils.gcs_utils, "_is_gcs_disabled", True)
     tfds.builder("fetched", data_dir=str(tmp_path)).download_and_prepare()
     assert open_source("fetched", str(tmp_path)).num_examples == 1
+
+
+@pytest.mark.parametrize("place", ["lr=[1e-3,2]", "back\\slash", "a*b? e\u0301"])
+def test_a_folder_of_any_name_holds_prepared_sets(place, tmp_path):
+    data_dir = str(tmp_path / place)
+    prepare(data_dir, "odd_place")
+    source = open_source("odd_place", data_dir, cache="off")
+    assert source.num_examples == COUNT and len(source.labels) == COUNT
+    with pytest.raises(UserError, match=r"is not prepared.*There are: odd_place/1\.0\.0"):
+        open_source("mnist", data_dir)

@@ -95,3 +95,32 @@ def test_bad_arguments_are_named(arguments, message):
     good.update(test_h=np.ones([3, 2]), test_y=np.zeros(3, int))
     with pytest.raises(UserError, match=message):
         knn.knn_accuracy(**{**good, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "k"),
+    [
+        (50_000, 10, 200),  # CIFAR-10, CIFAR-100 and ImageNet, as in the literature.
+        (50_000, 100, 200),
+        (1_281_167, 1000, 200),
+        (12_811, 1000, 6),  # A hundredth of ImageNet: 13 images a class.
+        (450, 10, 21),
+        (45, 10, 2),
+        (5, 5, 1),
+        (1, 1, 1),
+    ],
+)
+def test_the_default_number_of_neighbours(images, classes, k):
+    assert knn.default_k(np.arange(images) % classes) == k
+
+
+def test_the_default_number_of_neighbours_votes_well_on_small_sets():
+    from sklearn.datasets import load_digits
+
+    h, y = load_digits(return_X_y=True)
+    train, test = slice(0, 450), slice(450, None)
+    accuracy = {
+        k: knn.knn_accuracy(h[train], y[train], h[test], y[test], k=k)
+        for k in (200, knn.default_k(y[train]))
+    }
+    assert accuracy[knn.default_k(y[train])] > accuracy[200] + 0.005

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import types
 
 import tensorflow as tf
@@ -46,7 +47,22 @@ WORDS = (
     ),
     *("\udcff", "a\udc80b", "%s", "%", "{}", "$HOME", "~", "~nobody", "a=b", "=", "--seed=1", "-"),
     *("#", "# x", "'", '"', "a b", " a", "a ", "x" * 300, "y" * 5000, "a/b", ".", "./a/", "a//b"),
-    *("digits", "folder", "foo://bar/baz", "resnet50", "RESNET18", "train[:90%]", "train[", "0"),
+    *(
+        "lr=[1e-3,2]",
+        "[",
+        "a]b",
+        "[!a]",
+        "*",
+        "a?",
+        "a\\b",
+        "{a,b}",
+        "e\u0301",
+        "\u00e9",
+        "a:b",
+        "~/x",
+    ),
+    *("~/", "~/~", "a/~", "./~", "~root/x", "lr=[1]/photos", "x" * 256, "digits", "folder"),
+    *("foo://bar/baz", "resnet50", "RESNET18", "train[:90%]", "train[", "0"),
 )
 SLICES = (
     *("train", "test", "val", "validation", "TRAIN", " train ", "train[:90%]", "train[90%:]"),
@@ -145,10 +161,10 @@ def command_line(rng) -> list[str]:
 
 
 def inside(argument: str) -> str:
-    """The same with no path that leads out of the sandbox, whose folder is the working one."""
+    """The same with no path that leads out of the sandbox, which is the working and home folder."""
     name, equals, value = argument.partition("=")
     if name.lstrip("-").removeprefix("no") in PATHS and not value.startswith("foo://"):
-        value = value.lstrip("/").replace("..", ".").replace("~", "")
+        value = re.sub(r"^~(?=[^/])", "", value.lstrip("/").replace("..", "."))
     return name + equals + value
 
 
@@ -183,7 +199,7 @@ def follow(config: Config) -> None:
             slice_rows(None, source.num_examples, bounds)
     if config.data_dir and config.dataset == "folder":
         build.source_of(config, config.train_split)
-    if not config.workdir or os.path.isabs(config.workdir):
+    if not config.workdir:
         return
     Workdir(config.workdir).check_is_of(config)
     Workdir(config.workdir).claim(config)
@@ -256,7 +272,8 @@ def write_resolved(rng, folder: str) -> None:
 def try_resolved(rng) -> None:
     """A mode that takes over what the run had, or the run that goes on in its folder."""
     if rng.random() < 0.5:
-        mode = rng.choice(("knn_eval", "linear_eval", "export", "finetune"))
+        modes = ("knn_eval", "linear_eval", "export", "finetune", "pretrain", "doctor")
+        mode = rng.choice(modes)
         more = ["--init_from=w"] if mode == "finetune" else []
         parse([f"--mode={mode}", "--workdir=w", *more])
     else:

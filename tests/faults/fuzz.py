@@ -123,9 +123,9 @@ def _folders(rng, folder):
 
 
 def _workdirs(rng, folder):
-    workdir_inputs.write_workdir(rng, folder)
+    workdir = workdir_inputs.write_workdir(rng, folder)
     action, may_change = workdir_inputs.choose(rng)
-    return lambda: action(rng, os.path.join(folder, "w")), {"may_change": may_change}
+    return lambda: action(rng, workdir), {"may_change": may_change}
 
 
 _MAKERS = {
@@ -160,12 +160,16 @@ def _binary(arguments):
 
 @contextlib.contextmanager
 def _inside(folder):
-    here = os.getcwd()
+    here, home = os.getcwd(), os.environ.get("HOME")
     os.chdir(folder)
+    os.environ["HOME"] = folder  # "~" stays inside too.
     try:
         yield
     finally:
         os.chdir(here)
+        os.environ.pop("HOME")
+        if home is not None:
+            os.environ["HOME"] = home
 
 
 def main() -> int:

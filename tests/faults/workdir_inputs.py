@@ -38,6 +38,7 @@ SMALL = {
     "checkpoint_steps": 1,
     "log_steps": 1,
 }
+NAMES = ("w", "w", "lr=[1e-3,2]", "back\\slash", "a*b?", "e\u0301 \u00e9 %s #1 ~")
 TEXTS = ("manifest.json", "flags.resolved", "metrics.jsonl", "result.json", "card.json")
 JSONS = (
     *(b"", b"{}", b"[]", b"null", b"3", b'"text"', b"[[]]", b'{"step": "x"}', b'{"pretrain": 1}'),
@@ -55,7 +56,7 @@ JSONS = (
 
 # What a run writes as it goes; whole checkpoints are looked after by `_go_on`.
 _PROGRESS = (
-    r"^w/(flags\.resolved|metrics\.jsonl|result\.json|views\.png|report\.html|encoder(/.*)?"
+    r"^[^/]+/(flags\.resolved|metrics\.jsonl|result\.json|views\.png|report\.html|encoder(/.*)?"
     r"|checkpoints/(manifest\.json|ckpt-\d+\..*))$"
 )
 
@@ -119,15 +120,16 @@ def parts() -> dict:
         build.build_encoder = build_encoder
 
 
-def write_workdir(rng, folder: str) -> None:
-    """A copy "w" of the run, damaged in some places."""
-    base = os.path.join(folder, "w")
+def write_workdir(rng, folder: str) -> str:
+    """Writes a copy of the run, damaged in some places; returns its path."""
+    base = os.path.join(folder, rng.choice(NAMES))
     _write_all(base_run(), base)
     for _ in range(rng.choice((1, 1, 2, 3))):
         names = sorted(os.fsdecode(name) for name in snapshot(base))
         weight = [6 if n.startswith("checkpoints") or n.endswith(TEXTS) else 1 for n in names]
         if names:
             _damage(rng, base, rng.choices(names, weight)[0], names)
+    return base
 
 
 def _damage(rng, base: str, name: str, names: list[str]) -> None:
@@ -217,7 +219,10 @@ def _report(rng, workdir):
 
 
 def _inherit(rng, workdir):
-    parse([f"--mode={rng.choice(('knn_eval', 'export', 'linear_eval'))}", f"--workdir={workdir}"])
+    mode = rng.choice(("knn_eval", "export", "linear_eval", "finetune", "pretrain", "doctor"))
+    ends = ("", "/", "/checkpoints", "/encoder", "/checkpoints/ckpt-2", "/encoder/encoder.keras")
+    start = [f"--init_from={workdir}{rng.choice(ends)}"] if rng.random() < 0.5 else []
+    parse([f"--mode={mode}", f"--workdir={workdir}", *start])
 
 
 def _evaluate(rng, workdir):

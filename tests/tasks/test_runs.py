@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags, logging
 
-from tf_simclr import tasks
+from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
@@ -165,6 +166,46 @@ def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained):
     a, b = (load_encoder_from(str(w)).get_weights() for w in (tmp_path / "w", pretrained))
     for one, other in zip(a, b):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["lr=[1e-3,2] \\ *? %s #1 ~ e\u0301 \u00e9 日本"])
+def test_a_folder_of_any_name_is_trained_in_resumed_and_judged(name, tmp_path, caplog):
+    logging.set_verbosity(logging.INFO)
+    settings = {"train_steps": 2, "checkpoint_steps": 1, "warmup_epochs": 0.0}
+    run(tmp_path / name, **settings)
+    weights = load_encoder_from(str(tmp_path / name)).get_weights()
+    for path in (tmp_path / name / "checkpoints").glob("ckpt-2.*"):
+        path.unlink()
+    run(tmp_path / name, **settings)
+    assert f"variables from {tmp_path / name}/checkpoints/ckpt-1." in caplog.text
+    assert "TensorFlow cannot load a SavedModel from a path with [ or \\" in caplog.text
+    for a, b in zip(weights, load_encoder_from(str(tmp_path / name)).get_weights()):
+        np.testing.assert_array_equal(a, b)
+    run(tmp_path / name, mode="knn_eval", baselines=False)
+    run(tmp_path / "[v]", mode="export", init_from=f"{tmp_path / name}/encoder/")
+    run(tmp_path / "[v]", mode="knn_eval", baselines=False)
+    assert result(tmp_path / "[v]") == {"knn_eval": result(tmp_path / name)["knn_eval"]}
+
+
+def test_pretraining_again_needs_the_workdir_only(pretrained):
+    values = flags.FlagValues()
+    flag_defs.define_flags(values)
+    flag_defs.parse(["tf_simclr", "--mode=pretrain", f"--workdir={pretrained}"], values)
+    before = (pretrained / "flags.resolved").read_text()
+    tasks.run(flag_defs.config_from_flags(values), tf.distribute.OneDeviceStrategy("/cpu:0"))
+    assert (pretrained / "flags.resolved").read_text() == before
+    assert [line["step"] for line in lines(pretrained)] == [2, 4, 6, 8]
+
+
+def test_an_exported_encoder_brings_its_settings(pretrained):
+    values = flags.FlagValues()
+    flag_defs.define_flags(values)
+    command = ["--mode=knn_eval", f"--init_from={pretrained}/encoder", "--workdir=judged"]
+    flag_defs.parse(["tf_simclr", *command], values)
+    config = flag_defs.config_from_flags(values)
+    assert (config.dataset, config.image_size, config.encoder) == ("digits", 8, "resnet18")
+    manifest = json.loads((pretrained / "checkpoints/manifest.json").read_text())
+    assert manifest["flags"]["image_size"] == 8
 
 
 def test_micro_batches_learn_with_a_probe_and_resume(tmp_path):

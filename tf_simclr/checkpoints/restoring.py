@@ -11,22 +11,12 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr.checkpoints.files import names_in, steps_in
+from tf_simclr.checkpoints.files import steps_in
+from tf_simclr.checkpoints.reading import GRAPH, UNREADABLE, VALUE, Damaged, opened, unreadable
 from tf_simclr.errors import UserError
 
-gfile = tf.io.gfile
-
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
-_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_BOOKKEEPING = (_GRAPH, "save_counter" + VALUE)
 _LISTED = 20  # Variables of each kind that an error names.
-# What TensorFlow's reader raises on files that are no checkpoint, or half of one.
-_UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
-
-
-class Damaged(UserError):
-    """A file of a checkpoint is missing or damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +68,24 @@ def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
         the checkpoint is missing or damaged, named.
     """
     path = os.fspath(path)
-    reader, saved = _open(path)
-    build_optimizers(parts)
-    live = variable_paths(tf.train.Checkpoint(**parts))
-    both = live.keys() & saved.keys()
-    misfits = {key for key in both if saved[key] != _kind_of(live[key])}
-    report = RestoreReport(
-        matched=tuple(sorted(both - misfits)),
-        missing=tuple(sorted(live.keys() - both)),
-        unexpected=tuple(sorted(saved.keys() - both)),
-        mismatched=tuple(sorted(misfits)),
-    )
-    _refuse_misfits(path, report, set(ignore), live, saved)
-    try:
-        if reader.has_tensor(_GRAPH):
-            reader.get_tensor(_GRAPH)  # Unused, but read to find a file cut short in it.
-        values = {key: reader.get_tensor(key) for key in report.matched}
-    except _UNREADABLE as error:
-        raise _damaged(path, ".data-", error) from error
+    with opened(path) as (reader, saved):
+        build_optimizers(parts)
+        live = variable_paths(tf.train.Checkpoint(**parts))
+        both = live.keys() & saved.keys()
+        misfits = {key for key in both if saved[key] != _kind_of(live[key])}
+        report = RestoreReport(
+            matched=tuple(sorted(both - misfits)),
+            missing=tuple(sorted(live.keys() - both)),
+            unexpected=tuple(sorted(saved.keys() - both)),
+            mismatched=tuple(sorted(misfits)),
+        )
+        _refuse_misfits(path, report, set(ignore), live, saved)
+        try:
+            if reader.has_tensor(GRAPH):
+                reader.get_tensor(GRAPH)  # Unused, but read to find a file cut short in it.
+            values = {key: reader.get_tensor(key) for key in report.matched}
+        except UNREADABLE as error:
+            raise unreadable(path, ".data-", error) from error
     for key, value in values.items():
         live[key].assign(value)
     logging.info("Restored %d variables from %s.", len(values), path)
@@ -135,7 +125,8 @@ def newest_whole(directory: str, read: Callable[[str], Any]) -> tuple[int | None
 
 def parts_in(path: str) -> set[str]:
     """Names of the parts that a checkpoint holds."""
-    return {_part_of(key) for key in _open(path)[1]}
+    with opened(path) as (_, saved):
+        return {_part_of(key) for key in saved}
 
 
 def variable_paths(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
@@ -204,27 +195,6 @@ def _slot_of(optimizer, variable, name):
 
 def _kind_of(variable) -> tuple[list[int], str]:
     return variable.shape.as_list(), variable.dtype.base_dtype.name
-
-
-def _open(path: str):
-    """(reader, {name: (shape, dtype)}) of a checkpoint."""
-    if not gfile.exists(path + ".index"):
-        raise UserError(f"no checkpoint at {path!r}: {path}.index does not exist.")
-    try:
-        reader = tf.compat.v1.train.NewCheckpointReader(path)
-        shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    except _UNREADABLE as error:
-        raise _damaged(path, ".index", error) from error
-    names = [name for name in shapes if name not in _BOOKKEEPING]
-    return reader, {name: (list(shapes[name]), dtypes[name].base_dtype.name) for name in names}
-
-
-def _damaged(path: str, suffix: str, error: Exception) -> Damaged:
-    directory, name = os.path.split(path)
-    files = [n for n in names_in(directory or ".") if n.startswith(name + suffix)]
-    file = os.path.join(directory, files[0]) if files else f"{path}{suffix}*"
-    reason = (getattr(error, "message", None) or str(error)).splitlines()[0].rstrip(".")
-    return Damaged(f"checkpoint file {file} is {'damaged' if files else 'missing'}: {reason}.")
 
 
 def _part_of(key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 from collections.abc import Sequence
 from concurrent import futures
@@ -204,10 +205,11 @@ def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
 
 
 def _not_prepared(name, place, known, others):
+    literally = re.sub(r"([*?\[\\])", r"\\\1", place)
     there = sorted(
         os.path.relpath(os.path.dirname(path), place)
         for depth in ("*/*", "*/*/*")
-        for path in tf.io.gfile.glob(os.path.join(place, depth, "dataset_info.json"))
+        for path in tf.io.gfile.glob(os.path.join(literally, depth, "dataset_info.json"))
     )
     if _base(name) not in known:
         return unknown_name("data set", name, {*known, *others, *map(_base, there)})

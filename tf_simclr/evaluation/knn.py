@@ -12,6 +12,25 @@ from tf_simclr.evaluation.progress import reported
 # them about 1 GB.
 _MOST_SIMILARITIES = 2**26
 
+_MOST_NEIGHBOURS = 200  # Wu et al. 2018, arXiv:1805.01978, section 3.4, for 50,000 images and more.
+
+
+def default_k(train_y: np.ndarray) -> int:
+    """How many neighbours should vote: min(sqrt(N), half the mean class, 200), at least 1.
+
+    sqrt(N) is the rule of thumb (Duda, Hart & Stork, Pattern Classification, section 4.4).
+    Neighbours beyond the size of a class can only be of other classes. From about 40,000 images on
+    k is the literature's 200.
+
+    Args:
+      train_y: [N] integer labels of the training features.
+
+    Returns:
+      k, from 1 to 200.
+    """
+    half_a_class = len(train_y) // (2 * len(np.unique(train_y)))
+    return max(1, min(round(len(train_y) ** 0.5), half_a_class, _MOST_NEIGHBOURS))
+
 
 def knn_classify(
     train_h: np.ndarray,

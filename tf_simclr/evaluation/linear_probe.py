@@ -16,6 +16,7 @@ from tf_simclr.evaluation.labelled import checked_features, checked_labels
 from tf_simclr.evaluation.progress import reported
 
 _MAX_ITERATIONS = 500
+_VALIDATION = 0.1  # Of the training set, to choose the l2 strength on.
 _FEW_LABEL_L2 = 1.0  # On standardised features; scikit-learn's default.
 # Features times classes below which threads cost more than they bring: on two busy cores the
 # digits' fits took 20 times as long with them.
@@ -29,7 +30,7 @@ def linear_probe(
     test_y: np.ndarray,
     *,
     num_l2: int = 45,
-    validation_fraction: float = 0.1,
+    validation_fraction: float = _VALIDATION,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Multinomial logistic regression with l2 chosen on a validation split, refit on everything.
@@ -60,14 +61,7 @@ def linear_probe(
             f"validation_fraction must lie in (0, 1); received {validation_fraction!r}."
         )
     train_h, train_y, test_h, test_y = _prepared(train_h, train_y, test_h, test_y)
-    order = np.random.default_rng(seed).permutation(len(train_y))
-    held = max(int(round(validation_fraction * len(order))), 1)
-    held_out, fitting = order[:held], order[held:]
-    if len(np.unique(train_y[fitting])) < 2:
-        raise UserError(
-            f"train_y must hold at least two classes beside the validation part; received "
-            f"{len(train_y)} labels of {len(np.unique(train_y))} class(es)."
-        )
+    held_out, fitting = _validation_split(train_y, validation_fraction, seed)
     l2, validation_top1, sweep_unconverged = _best_l2(
         (train_h[fitting], train_y[fitting]), (train_h[held_out], train_y[held_out]), num_l2
     )
@@ -111,14 +105,14 @@ def few_label_accuracy(
       says.
 
     Raises:
-      UserError: a class has fewer examples than asked for, or an argument is out of range.
+      UserError: `check_labels` refuses the labels, or an argument is out of range.
     """
     if not draws >= 1:
         raise UserError(f"draws must be at least 1; received {draws!r}.")
     _check_sweep(num_l2)
     train_h, train_y, test_h, test_y = _prepared(train_h, train_y, test_h, test_y)
+    check_labels(train_y, labels_per_class, seed=seed)
     members = [np.flatnonzero(train_y == label) for label in np.unique(train_y)]
-    _check_counts(labels_per_class, members)
     rows = []
     for count in labels_per_class:
         if count is None:
@@ -137,6 +131,44 @@ def few_label_accuracy(
         rows.append({**row, "std": float(np.std(scores)), "draws": draws})
         rows[-1]["unconverged"] = unconverged
     return rows
+
+
+def check_labels(
+    train_y: np.ndarray, labels_per_class: tuple[int | None, ...], *, seed: int = 0
+) -> None:
+    """Checks what `few_label_accuracy` needs of the labels, which takes no features.
+
+    Args:
+      train_y: [N] integer labels from 0.
+      labels_per_class, seed: as `few_label_accuracy`.
+
+    Raises:
+      UserError: there is one class only, or a class has fewer examples than asked for.
+    """
+    sizes = np.unique(train_y, return_counts=True)[1]
+    if len(sizes) < 2:
+        raise UserError(f"train_y must hold at least two classes; received {len(sizes)}.")
+    for count in labels_per_class:
+        if count is not None and not 1 <= count <= sizes.min():
+            raise UserError(
+                f"labels_per_class must lie in [1, {sizes.min()}], the smallest class of the "
+                f"training split; received {count!r}."
+            )
+    if None in labels_per_class:
+        _validation_split(train_y, _VALIDATION, seed)
+
+
+def _validation_split(train_y, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows held out to choose the l2 strength, rows to fit on)."""
+    order = np.random.default_rng(seed).permutation(len(train_y))
+    held = max(int(round(fraction * len(order))), 1)
+    held_out, fitting = order[:held], order[held:]
+    if len(np.unique(train_y[fitting])) < 2:
+        raise UserError(
+            "train_y must hold at least two classes beside the validation part; received "
+            f"{len(train_y)} labels of {len(np.unique(train_y))} class(es)."
+        )
+    return held_out, fitting
 
 
 def _best_l2(fitting, held_out, num_l2) -> tuple[float, float, int]:
@@ -187,16 +219,3 @@ def _prepared(train_h, train_y, test_h, test_y):
 def _check_sweep(num_l2):
     if not num_l2 >= 1:
         raise UserError(f"num_l2 must be at least 1; received {num_l2!r}.")
-
-
-def _check_counts(labels_per_class, members):
-    """Before anything is fitted: minutes of work must not end in this."""
-    if len(members) < 2:
-        raise UserError(f"train_y must hold at least two classes; received {len(members)}.")
-    smallest = min(map(len, members))
-    for count in labels_per_class:
-        if count is not None and not 1 <= count <= smallest:
-            raise UserError(
-                f"labels_per_class must lie in [1, {smallest}], the smallest class of the training "
-                f"split; received {count!r}."
-            )

@@ -16,6 +16,7 @@ def run(config: Config, strategy) -> None:
     """Exports the encoder of --init_from, or of the run in --workdir, to WORKDIR/encoder."""
     del strategy
     workdir = Workdir(config.workdir)
+    workdir.warn_of_pattern()
     directory = export_encoder(
         load_encoder_from(judging.encoder_path(config)),
         workdir / "encoder",

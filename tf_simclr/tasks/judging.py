@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
@@ -17,6 +18,7 @@ from tf_simclr.tasks.features import raw_pixels, represent
 from tf_simclr.tasks.workdir import Workdir
 
 TRAINED, RANDOM, PIXELS = "trained encoder", "random encoder", "raw pixels"
+_NAMED = 5  # Classes that a message names.
 
 
 def encoder_path(config: Config) -> str:
@@ -25,7 +27,7 @@ def encoder_path(config: Config) -> str:
 
 
 def labelled_splits(config: Config):
-    """(train source, eval source), both with labels.
+    """(train source, eval source), both with labels; logs which classes only the second has.
 
     Raises:
       UserError: no labels.
@@ -33,7 +35,27 @@ def labelled_splits(config: Config):
     sources = [build.source_of(config, split) for split in (config.train_split, config.eval_split)]
     for source in sources:
         require_labels(source)
+    _warn_of_unseen_classes(*sources)
     return sources
+
+
+def smallest_class(source) -> tuple[str, int]:
+    """(name, number of images) of the smallest class that has any."""
+    present, counts = np.unique(source.labels, return_counts=True)
+    return source.class_names[present[counts.argmin()]], int(counts.min())
+
+
+def _warn_of_unseen_classes(train, test) -> None:
+    """Logs which classes of the evaluation split the training split has no image of."""
+    unseen = np.setdiff1d(test.labels, train.labels)
+    if len(unseen):
+        names = [train.class_names[label] for label in unseen[:_NAMED]]
+        logging.warning(
+            "%d of %d classes have no image in %s: %s%s. Their %d images in %s count as errors.",
+            *(len(unseen), len(train.class_names), train.split, ", ".join(names)),
+            ", ..." if len(unseen) > _NAMED else "",
+            *(np.isin(test.labels, unseen).sum(), test.split),
+        )
 
 
 def feature_sets(config: Config, sources) -> Iterator[tuple[str, list[np.ndarray]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from absl import logging
+
 from tf_simclr.config import Config
-from tf_simclr.evaluation.knn import knn_accuracy
+from tf_simclr.evaluation.knn import default_k, knn_accuracy
 from tf_simclr.tasks import judging
 
 
@@ -11,6 +13,7 @@ def run(config: Config, strategy) -> None:
     """Classifies the evaluation split by its nearest neighbours in the training split."""
     del strategy  # One device is enough: nothing is trained.
     sources = judging.labelled_splits(config)
+    k, why = _neighbours(config, sources[0])
     accuracy = {}
     for name, (train_h, test_h) in judging.feature_sets(config, sources):
         accuracy[name] = knn_accuracy(
@@ -18,9 +21,26 @@ def run(config: Config, strategy) -> None:
             sources[0].labels,
             test_h,
             sources[1].labels,
-            k=config.knn_k,
+            k=k,
             temperature=config.knn_temperature,
         )
-    lines = [f"kNN (k = {config.knn_k}), {sources[1].num_examples} images of {sources[1].name}:"]
+    lines = [f"kNN (k = {k}{why}), {sources[1].num_examples} images of {sources[1].name}:"]
     lines += [f"  {name:<16} {value:7.2%}" for name, value in accuracy.items()]
-    judging.conclude(config, "knn_eval", {"k": config.knn_k, "top1": accuracy}, lines)
+    judging.conclude(config, "knn_eval", {"k": k, "top1": accuracy}, lines)
+
+
+def _neighbours(config: Config, train) -> tuple[int, str]:
+    """(how many neighbours vote, why so many where the user has not said that number)."""
+    k, why, images = config.knn_k, "", train.num_examples
+    if not k:
+        k, why = default_k(train.labels), f", by the size of {train.split}: {images} images"
+    elif k > images:
+        k, why = images, f", all of {train.split}: --knn_k={config.knn_k} is more than it has"
+    name, smallest = judging.smallest_class(train)
+    if k > smallest:
+        logging.warning(
+            "k = %d is more than the %d images that class %s has in %s: most of its voters are "
+            "always of other classes. --knn_k sets it; 0 chooses it by the size of the split.",
+            *(k, smallest, name, train.split),
+        )
+    return k, why

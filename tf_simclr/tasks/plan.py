@@ -8,6 +8,9 @@ from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.optim.schedules import WarmupCosine, scaled_learning_rate
 
+_WARMUP_EPOCHS = 10  # Paper, appendix B.6; of a short run at most one part in _WARMUP_SHARE.
+_WARMUP_SHARE = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -45,6 +48,8 @@ def make_plan(config: Config, num_examples: int) -> Plan:
     per_epoch = num_examples // batch
     total = config.train_steps or config.train_epochs * per_epoch
     warmup = round(config.warmup_epochs * num_examples / batch)
+    if config.warmup_epochs < 0:  # Not set.
+        warmup = min(round(_WARMUP_EPOCHS * num_examples / batch), total // _WARMUP_SHARE)
     if warmup > total:
         raise UserError(
             f"--warmup_epochs={config.warmup_epochs:g} is {warmup} steps, longer than the run of "

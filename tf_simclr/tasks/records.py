@@ -16,6 +16,7 @@ from absl import logging
 from tf_simclr import __version__
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
+from tf_simclr.flagfile import recorded
 
 
 def manifest(config: Config, source, encoder) -> dict:
@@ -23,7 +24,7 @@ def manifest(config: Config, source, encoder) -> dict:
     return {
         "encoder": tf.keras.saving.serialize_keras_object(encoder),
         "image_size": config.image_size,
-        "flags": dataclasses.asdict(config),
+        "flags": recorded(config),
         "dataset": {"name": source.name, "fingerprint": source.fingerprint},
         "versions": versions(),
     }
@@ -41,13 +42,25 @@ def versions() -> dict[str, str | None]:
 
 
 def card(config: Config, trained_on: str, method: str, results: dict) -> dict:
-    """What an exported encoder says of its making."""
+    """What an exported encoder says of its making.
+
+    "settings" is what a mode needs that starts from this encoder alone. It holds nothing of the
+    machine, above all no path.
+    """
+    settings = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["group"] in ("Data", "Model")
+        and not field.metadata["path"]
+        and not field.metadata["once"]
+    }
     return {
         "encoder": config.encoder,
         "trained_on": trained_on,
         "method": method,
         "date": datetime.date.today().isoformat(),
         "results": results,
+        "settings": settings,
     }
 
 

@@ -20,6 +20,8 @@ from tf_simclr.flagfile import from_flagfile, to_flagfile
 
 gfile = tf.io.gfile
 
+_PATTERN = frozenset("[\\")  # A path with these is a pattern to TensorFlow, and not of itself.
+
 
 class Workdir:
     """Paths and small files of a run; local or any scheme `tf.io.gfile` knows.
@@ -63,6 +65,17 @@ class Workdir:
                 "Use another --workdir."
             )
         self.result()  # Better now than when there are numbers for it.
+        self.warn_of_pattern()
+
+    def warn_of_pattern(self) -> None:
+        """Logs that TensorFlow cannot load a SavedModel from a folder of this name, if so."""
+        found = sorted(_PATTERN & set(self.path))
+        if found:
+            logging.warning(
+                "TensorFlow cannot load a SavedModel from a path with %s: copy %s elsewhere first. "
+                "Its encoder.keras loads where it is.",
+                *(" or ".join(found), self / "encoder"),
+            )
 
     def claim(self, config: Config) -> None:
         """Makes the folder this run's, once it is known that the run can go on in it."""

@@ -1,0 +1,96 @@
+"""What --help and --helpfull print. Standard library only: help comes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import textwrap
+
+from tf_simclr.config import Config
+from tf_simclr.modes import MODES
+
+NO_ARGUMENTS = 2  # Exit code, as of other mistakes of the user.
+_SHORT = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
+_FULL = ("--helpfull", "-helpfull")
+# What most people set; the others have a default that is right for most.
+_OFTEN_SET = (
+    *("workdir", "init_from", "dataset", "data_dir", "image_size", "encoder"),
+    *("train_batch_size", "train_epochs", "learning_rate", "temperature"),
+)
+_EXAMPLES = """\
+  {program} --mode=pretrain --workdir=runs/mine \\
+    --dataset=folder --data_dir=path/to/photos --encoder=resnet18 --train_batch_size=128
+  {program} --mode=knn_eval --workdir=runs/demo"""
+_WIDTH = 88
+
+
+def answer_help(argv: list[str]) -> int | None:
+    """Prints what a command line asks to know of the flags.
+
+    Args:
+      argv: the program's name and its arguments.
+
+    Returns:
+      The exit code; None where it asks for no help. A command line without any argument gets help
+      too, as a mistake.
+    """
+    words = argv[1 : argv.index("--", 1)] if "--" in argv[1:] else argv[1:]
+    short, full = (bool(set(words) & set(asking)) for asking in (_SHORT, _FULL))
+    if argv[1:] and not (short or full):
+        return None
+    program = os.path.basename(argv[0])
+    program = program if program == "tf-simclr" else "python -m tf_simclr"
+    text = _full_help(program) if full else _short_help(program)
+    with contextlib.suppress(BrokenPipeError):  # As of `| head`.
+        print(text, file=sys.stdout if argv[1:] else sys.stderr, flush=True)
+        return 0 if argv[1:] else NO_ARGUMENTS
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end.
+    return 0
+
+
+def _short_help(program: str) -> str:
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    return "\n".join(
+        [
+            "Learn an image encoder from images without labels (SimCLR), judge it, export it.",
+            "",
+            f"  {program} --mode=MODE --workdir=DIR [--flagfile=flags/X.flags] [flags]",
+            "",
+            "Modes:",
+            *(_entry(name, mode.help, column=16) for name, mode in MODES.items()),
+            "",
+            "Flags that most people set; --helpfull lists all of them:",
+            *(_entry(f"--{name}", _meaning(fields[name]), column=22) for name in _OFTEN_SET),
+            _entry("--flagfile", "A file of flags, one a line: an experiment.", column=22),
+            "",
+            "Examples:",
+            _EXAMPLES.format(program=program),
+        ]
+    )
+
+
+def _full_help(program: str) -> str:
+    lines = [_short_help(program)]
+    group = None
+    for field in dataclasses.fields(Config):
+        if field.metadata["group"] != group:
+            group = field.metadata["group"]
+            lines += ["", f"{group}:"]
+        lines.append(_entry(f"--{field.name}", _meaning(field), column=34))
+    return "\n".join(lines)
+
+
+def _meaning(field: dataclasses.Field) -> str:
+    choices = field.metadata["choices"]
+    text = field.metadata["help"] + (f" One of {', '.join(choices)}." if choices else "")
+    return text if field.default == "" else f"{text} Default: {field.default}."
+
+
+def _entry(name: str, text: str, column: int) -> str:
+    """A name, and its text in lines of its own column."""
+    lines = textwrap.wrap(text, _WIDTH - column, break_on_hyphens=False)
+    return textwrap.indent("\n".join(lines), " " * column).replace(
+        " " * column, f"  {name}".ljust(column), 1
+    )
