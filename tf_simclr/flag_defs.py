@@ -7,7 +7,7 @@ import os
 
 from absl import flags
 
-from tf_simclr.config import Config
+from tf_simclr.config import Config, is_folder_path
 from tf_simclr.errors import UserError
 from tf_simclr.flagfile import from_flagfile
 
@@ -99,6 +99,10 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
     if not groups:
         return []
     settings = from_flagfile(_text(flag_values.init_from or flag_values.workdir))
+    if flag_values["dataset"].present:  # Another data set: these belong to the earlier one.
+        settings.pop("label", None)
+        if is_folder_path(flag_values.dataset):
+            settings.pop("data_dir", None)
     group = {field.name: field.metadata["group"] for field in dataclasses.fields(Config)}
     return [f"--{name}={value}" for name, value in settings.items() if group[name] in groups]
 

@@ -8,10 +8,9 @@ import socket
 from tests.faults.flag_inputs import split_of
 from tests.faults.harness import Fault
 from tests.faults.image_inputs import image_of, whole_images
-from tf_simclr.data.bad_images import READ_ERRORS
+from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import eval_dataset, two_view_dataset
 from tf_simclr.data.sources import find_bad_images, open_source
-from tf_simclr.tasks.pretrain import explain_bad_images
 
 FOLDERS = (
     *(b"", b"", b"a", b"b", b"cat", b"train", b"test", b"val", b"validation", b"Train", b"TEST"),
@@ -103,11 +102,9 @@ def try_folder(rng, folder: str) -> None:
 
 def _batch(rng, source) -> None:
     size = rng.choice((1, 2, source.num_examples))
-    try:
+    with naming_bad_images(source):
         if rng.random() < 0.5:
             dataset = two_view_dataset(source, batch_size=size, image_size=6, blur=False)
         else:
             dataset = eval_dataset(source, batch_size=size, image_size=6)
         next(iter(dataset))
-    except READ_ERRORS as error:
-        raise explain_bad_images(source, error) from error

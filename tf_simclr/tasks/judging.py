@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
+from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.errors import UserError, printable
 from tf_simclr.tasks import build
@@ -25,15 +27,47 @@ def encoder_path(config: Config) -> str:
 
 
 def labelled_splits(config: Config):
-    """(train source, eval source), both with labels.
+    """(train source, eval source), both with labels; warns where their classes differ.
 
     Raises:
-      UserError: no labels.
+      UserError: all that is wrong with either: no such split, no labels; or no class is in both.
     """
-    sources = [build.source_of(config, split) for split in (config.train_split, config.eval_split)]
-    for source in sources:
-        require_labels(source)
+    sources, problems = [], []
+    for split in (config.train_split, config.eval_split):
+        try:
+            source = build.source_of(config, split)
+            require_labels(source)
+            sources.append(source)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(" And ".join(dict.fromkeys(problems)))
+    _compare_classes(config, *sources)
     return sources
+
+
+def _compare_classes(config, train, evaluated):
+    """Warns of classes that only one split has images of; refuses splits that share none."""
+    both = [[s.class_names[label] for label in np.unique(s.labels)] for s in (train, evaluated)]
+    here, there = map(set, both)
+    if not here & there:
+        raise UserError(
+            f"--train_split={config.train_split} and --eval_split={config.eval_split} of "
+            f"{train.name!r} have no class in common: {listed(both[0])}, and {listed(both[1])}."
+        )
+    rows = (
+        (config.train_split, here - there, "no image of them is evaluated"),
+        (config.eval_split, there - here, "their images always count as wrong"),
+    )
+    for split, only, effect in rows:
+        if only:
+            logging.warning(
+                "%d classes are in %s only, and %s: %s.",
+                len(only),
+                split,
+                effect,
+                listed(sorted(only)),
+            )
 
 
 def feature_sets(config: Config, sources) -> Iterator[tuple[str, list[np.ndarray]]]:
