@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_simclr.data import label_features
+from tf_simclr.data import tfds_features
 from tf_simclr.errors import UserError, unknown_name
 
 _THREADS = 16
@@ -53,10 +53,10 @@ class PreparedSet:
         if not self.num_examples:
             raise UserError(f"the split {split!r} of {info.full_name!r} is empty.")
         self._labels_read = False
-        self._image = _image_name(info)
-        features = label_features.of_examples(info.features)
-        self._label = label_features.choose(info, features, label)
-        self.unlabelled = label_features.why_unlabelled(info, features, self._label)
+        self._image = tfds_features.image_of(info)
+        features = tfds_features.labels_of(info.features)
+        self._label = tfds_features.choose_label(info, features, label)
+        self.unlabelled = tfds_features.why_unlabelled(info, features, self._label)
         feature = info.features[self._image]
         self.image_shape = (*feature.shape[:2], feature.shape[2] or 3)
         if np.dtype(feature.np_dtype) != np.uint8 or self.image_shape[2] not in (1, 3, 4):
@@ -93,7 +93,7 @@ class PreparedSet:
         labels = np.empty([self.num_examples], np.int64)
         _fill(labels, (batch[self._label].numpy() for batch in batches), "Reading labels")
         if not self._class_names:
-            label_features.check_numbers(self._label, labels)
+            tfds_features.check_numbers(self._label, labels)
         return labels if labels.min() >= 0 else None
 
     def decode_all(self, channels: int) -> np.ndarray:
@@ -190,13 +190,8 @@ def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] =
     try:
         # Not `tfds.builder`: for a set it does not find it asks the network.
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
-    except tfds.core.DatasetNotFoundError:
-        raise _not_prepared(name, place, known, others) from None
-    except ValueError as error:  # Not of the form of a name; TFDS explains its forms at length.
-        if os.path.isdir(os.path.expanduser(name)):
-            raise _is_a_folder(name) from error
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"the data set {name!r} cannot be opened: {reason}") from error
+    except ValueError as error:  # Also not found.
+        raise _not_opened(name, place, known, others, error) from error
 
 
 def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
@@ -233,28 +228,26 @@ def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
     return offsets
 
 
-def _not_prepared(name, place, known, others):
+def _not_opened(name, place, known, others, error):
+    if _base(name) not in known and os.path.isdir(name):
+        return UserError(
+            f"unknown data set {name!r}; there is a folder of that name. To read its images: "
+            f"--dataset=folder --data_dir={name}"
+        )
+    if type(error) is ValueError:  # Its first line: TFDS explains at length what a name is.
+        reason = str(error).strip().split("\n")[0]
+        return UserError(f"the data set {name!r} cannot be opened: {reason}")
     there = sorted(
         os.path.relpath(os.path.dirname(path), place)
         for depth in ("*/*", "*/*/*")
         for path in tf.io.gfile.glob(os.path.join(place, depth, "dataset_info.json"))
     )
-    if _base(name) not in known and os.path.isdir(name):
-        return _is_a_folder(name)
     if _base(name) not in known:
         return unknown_name("data set", name, {*known, *others, *map(_base, there)})
     prepared = f" There are: {', '.join(there[:8])}." if there else ""
     return UserError(
         f"the data set {name!r} is not prepared in {place!r}.{prepared} To download and prepare "
         f"it: tfds build {name} --data_dir={place}"
-    )
-
-
-def _is_a_folder(name):
-    path = name if "/" in name else f"./{name}"
-    return UserError(
-        f"unknown data set {name!r}; there is a folder of that name. To read its images: "
-        f"--dataset=folder --data_dir={name}, or --dataset={path}."
     )
 
 
@@ -279,20 +272,6 @@ def _shards(info, split):
         (os.fspath(i.filename), i.skip, i.take if i.take >= 0 else i.examples_in_shard - i.skip)
         for i in instructions
     ]
-
-
-def _image_name(info):
-    import tensorflow_datasets as tfds
-
-    kind = tfds.features.Image
-    images = [name for name, feature in info.features.items() if type(feature) is kind]
-    image = label_features.pick(images, "image", (info.supervised_keys or (None,))[0])
-    if image is None:
-        raise UserError(
-            f"{info.full_name!r} needs one image in each example; it has "
-            f"{', '.join(images) or 'none'}. Its features: {', '.join(info.features)}."
-        )
-    return image
 
 
 def _fill(array, batches, what):

@@ -1,4 +1,4 @@
-"""Which feature of a TFDS data set is the label, and why the others are not."""
+"""Which features of a TFDS data set are the image and the label, and why others are not."""
 
 from __future__ import annotations
 
@@ -10,18 +10,38 @@ import numpy as np
 from tf_simclr.data.bad_images import listed
 from tf_simclr.errors import UserError, unknown_name
 
+_CLASS_LABEL = "class label"
 MOST_CLASSES = 2**16  # A number above is an identifier or a measurement.
 
 
 class Feature(NamedTuple):
     """What a feature is as a label."""
 
-    kind: str  # For messages: "class label", "int64", "text", ...
+    kind: str  # For people: "class label", "int64", "text", ...
     usable: bool  # One whole number for each example.
     class_names: tuple[str, ...]  # Empty where it has none.
 
 
-def of_examples(features, above: str = "") -> dict[str, Feature]:
+def image_of(info) -> str:
+    """The name of the image in an example.
+
+    Raises:
+      UserError: there is none, or more than one that could be it.
+    """
+    import tensorflow_datasets as tfds
+
+    kind = tfds.features.Image
+    images = [name for name, feature in info.features.items() if type(feature) is kind]
+    image = _pick(images, "image", (info.supervised_keys or (None,))[0])
+    if image is None:
+        raise UserError(
+            f"{info.full_name!r} needs one image in each example; it has "
+            f"{', '.join(images) or 'none'}. Its features: {', '.join(info.features)}."
+        )
+    return image
+
+
+def labels_of(features, above: str = "") -> dict[str, Feature]:
     """The features of an example that are not images, with "a/b" for a feature in a feature.
 
     Args:
@@ -33,9 +53,9 @@ def of_examples(features, above: str = "") -> dict[str, Feature]:
     found = {}
     for name, feature in features.items():
         if isinstance(feature, tfds.features.FeaturesDict):
-            found.update(of_examples(feature, f"{above}{name}/"))
+            found.update(labels_of(feature, f"{above}{name}/"))
         elif isinstance(feature, tfds.features.ClassLabel):
-            found[above + name] = Feature("class label", True, tuple(feature.names))
+            found[above + name] = Feature(_CLASS_LABEL, True, _names_of(feature))
         elif isinstance(feature, tfds.features.Text):
             found[above + name] = Feature("text", False, ())
         elif isinstance(feature, tfds.features.Sequence):
@@ -50,23 +70,14 @@ def of_examples(features, above: str = "") -> dict[str, Feature]:
     return found
 
 
-def pick(names: Iterable[str], usual: str, supervised: str | None) -> str | None:
-    """The one of several features that is taken without a flag; None where that is not clear."""
-    names = list(names)
-    for name in (usual, supervised):
-        if name in names:
-            return name
-    return names[0] if len(names) == 1 else None
-
-
-def choose(info, features: dict[str, Feature], label: str) -> str | None:
+def choose_label(info, features: dict[str, Feature], label: str) -> str | None:
     """The name of the label; None where there is none, or more than one that could be it.
 
     Without a flag only class labels are taken that are not part of another feature.
 
     Args:
       info: `tfds.core.DatasetInfo`.
-      features: from `of_examples`.
+      features: from `labels_of`.
       label: what the user asks for, or "".
 
     Raises:
@@ -74,8 +85,8 @@ def choose(info, features: dict[str, Feature], label: str) -> str | None:
     """
     if not label:
         supervised = (info.supervised_keys or (None, None))[1]
-        class_labels = [n for n in features if features[n].class_names and "/" not in n]
-        return pick(class_labels, "label", supervised)
+        class_labels = [n for n in features if features[n].kind == _CLASS_LABEL and "/" not in n]
+        return _pick(class_labels, "label", supervised)
     if label not in features:
         raise unknown_name(f"feature of {info.full_name!r} for --label", label, features)
     if not features[label].usable:
@@ -93,7 +104,7 @@ def why_unlabelled(info, features: dict[str, Feature], label: str | None) -> str
             f"its feature {label!r} is -1 for some examples, which stands for a label that is "
             "withheld, as in test sets of competitions. Choose another split."
         )
-    class_labels = [name for name in features if features[name].class_names]
+    class_labels = [name for name in features if features[name].kind == _CLASS_LABEL]
     why = ("none of its features is a class label", "its only class label is part of a feature")
     why = (*why, "several of its features are class labels")[min(len(class_labels), 2)]
     return f"{why}. {_choices(features)}"
@@ -113,6 +124,15 @@ def check_numbers(label: str, labels: np.ndarray) -> None:
         )
 
 
+def _pick(names: Iterable[str], usual: str, supervised: str | None) -> str | None:
+    """The one of several features that is taken without a flag; None where that is not clear."""
+    names = list(names)
+    for name in (usual, supervised):
+        if name in names:
+            return name
+    return names[0] if len(names) == 1 else None
+
+
 def _choices(features):
     usable = [name for name in features if features[name].usable]
     others = [f"{name} ({kind})" for name, (kind, usable, _) in features.items() if not usable]
@@ -121,3 +141,7 @@ def _choices(features):
         kinds = [f"--label={name} ({features[name].kind})" for name in usable]
         text = f"It can be chosen: {listed(kinds)}"
     return text + (f"; not: {listed(others)}." if others else ".")
+
+
+def _names_of(class_label):
+    return tuple(class_label.names) if class_label.num_classes else ()
