@@ -135,11 +135,12 @@ def _pick(names: Iterable[str], usual: str, supervised: str | None) -> str | Non
 
 def _choices(features):
     usable = [name for name in features if features[name].usable]
+    usable.sort(key=lambda name: features[name].kind != _CLASS_LABEL)
     others = [f"{name} ({kind})" for name, (kind, usable, _) in features.items() if not usable]
     text = "--label takes none of its features"
     if usable:
         kinds = [f"--label={name} ({features[name].kind})" for name in usable]
-        text = f"It can be chosen: {listed(kinds)}"
+        text = f"Choose one: {listed(kinds)}"
     return text + (f"; not: {listed(others)}." if others else ".")
 
 
