@@ -20,7 +20,7 @@ SETTINGS = {
     "channels": 1,
     "cache": "off",
     "train_batch_size": 8,
-    "train_steps": 80,
+    "train_steps": 48,
     "checkpoint_steps": 5,
     "warmup_epochs": 0.5,
     "log_steps": 1,
@@ -52,14 +52,14 @@ def broken_run(workdir, photos, monkeypatch, harm):
         patch.setattr(Workdir, "log_metrics", log_metrics)
         with pytest.raises(UserError) as error:
             run(workdir, data_dir=str(photos), **SETTINGS)
-    assert 7 <= lines(workdir)[-1]["step"] < 80
+    assert 7 <= lines(workdir)[-1]["step"] < 48
     return str(error.value)
 
 
 def assert_resumes(workdir, photos, **more):
     run(workdir, data_dir=str(photos), **SETTINGS, **more)
     steps = [line["step"] for line in lines(workdir)]
-    assert steps == list(range(1, 81))
+    assert steps == list(range(1, 49))
 
 
 def test_missing_files(tmp_path, photos, monkeypatch):

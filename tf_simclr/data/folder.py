@@ -19,6 +19,8 @@ from tf_simclr.data.listing import EXTENSIONS, Scan
 from tf_simclr.data.split_folders import find_split, text_of, warn_of_split_names
 from tf_simclr.errors import UserError
 
+_ENDINGS = ", ".join("." + extension for extension in EXTENSIONS)
+
 
 class ImageFolder:
     """The image files below a folder, in an order that depends on their names only.
@@ -79,8 +81,8 @@ class ImageFolder:
         self.num_examples = sum(len(part.sizes) for part in parts)
         if not self.num_examples:
             raise UserError(
-                f"no image in {os.fsdecode(root)!r} or below it; looked for "
-                f"{', '.join('.' + extension for extension in EXTENSIONS)}. {self.passed_over}"
+                f"no image in {os.fsdecode(root)!r} or below it; looked for {_ENDINGS}. "
+                f"{self.passed_over}".strip()
             )
         if self.passed_over:
             logging.warning("%s", self.passed_over)
@@ -135,7 +137,7 @@ def _classes(scan, parts, root, splits):
     if not texts & set(numbered):
         numbered = []  # One set, or a folder that has nothing in common with the splits.
     # A folder that is not one of the known splits can have classes of its own: they come last.
-    numbered += [name for name in _in_order(own) if name not in numbered]
+    numbered = list(dict.fromkeys([*numbered, *_in_order(own)]))
     if len(numbered) < 2 or b"" in own:
         return None, None
     if len(texts) == 1:  # train/images and train/labels: are there images of another class?
@@ -173,10 +175,9 @@ def _skipped(everything):
     skipped = listing.skipped_in(everything)
     if not skipped:
         return ""
-    read = ", ".join("." + extension for extension in EXTENSIONS)
     return (
-        f" Passed over, with counts: {skipped}. Images are read from {read}; convert what else is "
-        "an image. Names that end in / are folders made by a system or NAS."
+        f" Passed over, with counts: {skipped}. Images are read from {_ENDINGS}; convert what else "
+        "is an image. Names that end in / are folders made by a system or NAS."
     )
 
 
