@@ -51,7 +51,10 @@ def write_folder(rng, folder: str) -> None:
     above = [root] + [os.path.join(root, rng.choice(FOLDERS)) for _ in range(depth)]
     for _ in range(rng.choice((0, 1, 3, 6, 12))):
         where = os.path.join(rng.choice(above), rng.choice(FOLDERS))
-        os.makedirs(where, exist_ok=True)
+        try:
+            os.makedirs(where, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):  # A file has that name.
+            continue
         path = os.path.join(
             where, rng.choice(NAMES) + rng.choice(ENDINGS[: rng.choice((2, len(ENDINGS)))])
         )
