@@ -6,10 +6,11 @@ import dataclasses
 import pathlib
 
 import pytest
+from absl import flags
 
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
-from tf_simclr.flag_defs import flag_table
+from tf_simclr.flag_defs import config_from_flags, define_flags, flag_table, parse
 from tf_simclr.flagfile import from_flagfile, to_flagfile
 
 
@@ -75,6 +76,63 @@ def test_a_setting_younger_than_the_run_had_its_default():
     del saved["cache_side"]
     assert Config(workdir="w").changed_from(saved) == {}
     assert Config(workdir="w", cache_side=8).changed_from(saved) == {"cache_side": (0, 8)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "data_dir"),
+    [
+        ("/photos", "/photos"),
+        ("/photos/", "/photos"),
+        ("./photos", "./photos"),
+        ("../photos", "../photos"),
+        ("~/photos", "~/photos"),
+        (".", "."),
+        ("gs://bucket/photos", "gs://bucket/photos"),
+        ("some/where", "some/where"),
+    ],
+)
+def test_a_path_is_a_folder(dataset, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some" / "where").mkdir(parents=True)
+    config = Config(workdir="w", dataset=dataset)
+    assert (config.dataset, config.data_dir) == ("folder", data_dir)
+    assert config == Config(workdir="w", dataset="folder", data_dir=data_dir)
+    assert Config(workdir="w", **from_flagfile(to_flagfile(config))) == config
+    assert Config(workdir="w", dataset=dataset, data_dir=data_dir) == config
+    with pytest.raises(UserError, match="--data_dir=elsewhere names another"):
+        Config(workdir="w", dataset=dataset, data_dir="elsewhere")
+
+
+@pytest.mark.parametrize("dataset", ["photos", "imagenet_resized/32x32", "set:1.0.0", "no/where"])
+def test_a_name_is_not_a_path(dataset, tmp_path, monkeypatch):
+    """Nor is the folder of a prepared TFDS set, which can lie in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    prepared = tmp_path / "imagenet_resized" / "32x32" / "0.1.0" / "dataset_info.json"
+    prepared.parent.mkdir(parents=True)
+    prepared.write_text("{}")
+    config = Config(workdir="w", dataset=dataset, data_dir="d")
+    assert (config.dataset, config.data_dir) == (dataset, "d")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "dataset", "data_dir", "label"),
+    [
+        ([], "folder", "/old", "kind"),
+        (["--dataset=/new"], "folder", "/new", ""),
+        (["--dataset=/new", "--data_dir=/new"], "folder", "/new", ""),
+        (["--dataset=cifar10"], "cifar10", "/old", ""),
+        (["--data_dir=/other"], "folder", "/other", "kind"),
+    ],
+)
+def test_another_data_set_inherits_no_folder(arguments, dataset, data_dir, label, tmp_path):
+    saved = Config(workdir="w", dataset="/old", label="kind")
+    (tmp_path / "flags.resolved").write_text(to_flagfile(saved))
+    values = flags.FlagValues()
+    define_flags(values)
+    parse(["tf_simclr", "--mode=knn_eval", f"--workdir={tmp_path}", *arguments], values)
+    config = config_from_flags(values)
+    assert (config.dataset, config.data_dir, config.label) == (dataset, data_dir, label)
 
 
 def test_label_counts():

@@ -7,6 +7,7 @@ else. Standard library only. Config stops at `tasks/`: below that, keyword argum
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from typing import Any
 
@@ -15,6 +16,21 @@ from tf_simclr.modes import MODES
 from tf_simclr.settings import check, group
 
 DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
+
+
+def is_folder_path(dataset: str) -> bool:
+    """Whether `--dataset` is the path of a folder of images, not the name of a data set.
+
+    A bare word never is, or it would mean something else in another directory. A name with a slash
+    can also be a TFDS name/config, whose folder can lie in the current directory: it has versions.
+    """
+    if dataset.startswith(("/", "./", "../", "~")) or dataset in (".", "..") or "://" in dataset:
+        return True
+    if "/" not in dataset or not os.path.isdir(dataset):
+        return False
+    prepared = os.path.join(glob.escape(dataset), "*", "dataset_info.json")
+    return not glob.glob(prepared)
+
 
 _run = group("Run", alters_run=False)
 _data = group("Data")
@@ -73,10 +89,19 @@ class Config:
         once=True,
     )
 
-    dataset: str = _data("digits", "digits, folder, or the name of a TFDS data set.")
+    dataset: str = _data(
+        "digits",
+        "digits, folder, the name of a TFDS data set, or the path of a folder of images (with a "
+        "slash), which stands for --dataset=folder --data_dir=PATH.",
+    )
     data_dir: str = _data("", "The folder of images, or TFDS's data directory.", path=True)
     train_split: str = _data("train", "Split to train on; slices such as train[:80%] work.")
     eval_split: str = _data("test", "Split to evaluate on.", alters_run=False)
+    label: str = _data(
+        "",
+        "Feature of a TFDS data set that is the label: a class label or a whole number, a/b for b "
+        "inside a. Empty: its class label, if that is clear.",
+    )
     image_size: int = _data(224, "Side of the views in pixels.", low=1, high=2**14)
     channels: int = _data(0, "Image channels; 0: as the data set has (a folder: 3).", low=0)
     skip_bad_images: bool = _data(
@@ -221,6 +246,15 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        if is_folder_path(self.dataset):
+            path = os.path.expanduser(self.dataset).rstrip("/") or "/"
+            if self.data_dir not in ("", self.dataset, path):
+                raise UserError(
+                    f"--dataset={self.dataset} is the path of a folder, and --data_dir="
+                    f"{self.data_dir} names another: leave out --data_dir."
+                )
+            object.__setattr__(self, "data_dir", path)
+            object.__setattr__(self, "dataset", "folder")
         if not self.workdir and self.mode != "doctor":
             raise UserError("--workdir is needed: the folder where the run keeps what it makes.")
         if self.dataset == "folder" and not self.data_dir:

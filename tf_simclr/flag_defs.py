@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from tf_simclr.config import Config
+from tf_simclr.config import Config, is_folder_path
 from tf_simclr.errors import UserError
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
 from tf_simclr.modes import MODES
@@ -118,6 +118,10 @@ def flag_table() -> str:
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
     """The settings that are taken over, without those on the command line, as arguments."""
     origin, settings = _settings_before(flag_values)
+    if _is_given(flag_values, "dataset"):  # Another data set: these belong to the earlier one.
+        settings.pop("label", None)
+        if is_folder_path(flag_values.dataset):
+            settings.pop("data_dir", None)
     inherited = {
         name: value
         for name, value in settings.items()

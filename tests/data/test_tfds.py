@@ -28,8 +28,16 @@ def pixels(split, i, side=6, channels=3):
 def prepare(
     data_dir, name, *, shape=(6, 7, 3), labelled=True, label=lambda i: i % 3, shards=3, **more
 ):
-    """Writes a data set, as if its builder's code were gone afterwards."""
-    features = {"image": tfds.features.Image(shape=shape), "id": np.int64, **more}
+    """Writes a data set, as if its builder's code were gone afterwards.
+
+    `more` are features besides: a feature, which holds the image again, or (feature, value of i).
+    """
+    more = {
+        name: feature if isinstance(feature, tuple) else (feature, None)
+        for name, feature in more.items()
+    }
+    features = {"image": tfds.features.Image(shape=shape), "id": np.int64}
+    features.update({name: feature for name, (feature, _) in more.items()})
     if labelled:
         features["label"] = tfds.features.ClassLabel(names=["red", "green", "blue"])
     features = tfds.features.FeaturesDict(features)
@@ -45,7 +53,8 @@ def prepare(
                 for i in range(first, first + length):
                     side = shape[0] or 5 + i % 4
                     example = {"image": pixels(split, i, side, shape[2]), "id": i}
-                    example.update({key: example["image"] for key in more})
+                    for key, (_, value) in more.items():
+                        example[key] = value(i) if value else example["image"]
                     if labelled:
                         example["label"] = label(i)
                     example = features.encode_example(example)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_simclr import native, tasks
 from tf_simclr.config import Config
+from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError
 from tf_simclr.tasks import doctor, memory
@@ -70,6 +71,25 @@ def test_looks_into_a_folder(capsys, tmp_path):
     assert "broken.png" in said["bad files"]
     said = report(capsys, **folder, skip_bad_images=True)
     assert said["images"].startswith("120 in ") and said["bad files"].startswith("1 left out")
+
+
+def test_lists_all_bad_files_and_what_is_passed_over(capsys, tmp_path):
+    image = tf.io.encode_png(tf.zeros([10, 12, 3], tf.uint8)).numpy()
+    for index in range(20):
+        (tmp_path / f"{index}.png").write_bytes(image)
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "broken.png").write_bytes(image[:30])
+    with (tmp_path / "giant.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    (tmp_path / "photo.webp").write_bytes(b"")
+    said = report(capsys, dataset="folder", data_dir=str(tmp_path), train_batch_size=12)
+    assert said["bad files"].startswith("4, which stop a run; --skip_bad_images")
+    for name in ("empty.png", "link.png", "broken.png", "giant.png"):
+        assert name in said["bad files"]
+    assert said["passed over"].startswith("Passed over, with counts: .webp 1.")
+    assert said["classes"].startswith("none: ") and "24 images lie directly" in said["classes"]
+    assert said["sizes"].startswith("shorter side 10 to 10") and "memory" in said
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
-"""What the evaluation modes check and say of the labels before they compute features."""
+"""What the evaluation modes check of their two splits, before anything is computed."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -10,100 +8,80 @@ import tensorflow as tf
 
 from tf_simclr import tasks
 from tf_simclr.config import Config
-from tf_simclr.data.sources import array_source
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import judging
+from tf_simclr.models.encoders import build_encoder
+from tf_simclr.tasks import features, judging
+
+PNG = tf.io.encode_png(np.zeros([4, 5, 3], np.uint8)).numpy()
 
 
-@pytest.fixture
-def judge(monkeypatch, tmp_path):
-    """Runs a mode on made-up labels; features are random, and None forbids to compute them."""
-
-    def run(mode, train, test=(0, 1), features=4, **settings):
-        names = [f"class {i}" for i in range(max(*train, *test) + 1)]
-
-        def source_of(config, split):
-            labels = np.array(train if split == "train" else test)
-            images = np.zeros([len(labels), 4, 4, 1], np.uint8)
-            return array_source(images, labels, names, name="made up", split=split)
-
-        def feature_sets(config, sources):
-            assert features, "the features were computed first"
-            rng = np.random.default_rng(0)
-            yield judging.TRAINED, [rng.normal(size=[s.num_examples, features]) for s in sources]
-
-        monkeypatch.setattr(judging.build, "source_of", source_of)
-        monkeypatch.setattr(judging, "feature_sets", feature_sets)
-        monkeypatch.setattr("tf_simclr.tasks.linear_eval.write_report", lambda _: None)
-        options = {"label_draws": 1, "l2_sweep": 1, **settings}
-        config = Config(mode=mode, workdir=str(tmp_path / "w"), **options)
-        tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))
-        return json.loads((tmp_path / "w/result.json").read_text())[mode]
-
-    return run
+def write(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(PNG)
 
 
-def labels(*sizes):
-    return np.repeat(np.arange(len(sizes)), sizes)
+def splits(root, **settings):
+    config = Config(mode="knn_eval", workdir=str(root / "w"), dataset=str(root), **settings)
+    return judging.labelled_splits(config)
+
+
+def test_the_same_classes_say_nothing(tmp_path, caplog):
+    write(tmp_path, *(f"{split}/{name}/0.png" for split in ("train", "test") for name in "ab"))
+    train, test = splits(tmp_path)
+    assert (train.num_examples, test.num_examples) == (2, 2) and not caplog.records
 
 
 @pytest.mark.parametrize(
-    ("sizes", "left"),
-    [((7, 30), [1, 5, "all"]), ((4, 30), [1, "all"]), ((10, 12), [1, 5, 10, "all"])],
-)
-def test_of_the_default_counts_only_those_that_every_class_has(sizes, left, judge, caplog):
-    rows = judge("linear_eval", labels(*sizes))["few_label"]
-    assert [row["labels_per_class"] for row in rows] == left
-    said = "class 'class 0' has only" in caplog.text
-    assert said == (len(left) < 4)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "asked", "message"),
+    ("train", "test", "said"),
     [
-        (
-            (7, 30),
-            "1,10",
-            "--labels_per_class=1,10 cannot be met: class 'class 0' has only 7 image",
-        ),
-        ((30, 2, 30), "5", "--labels_per_class=5 .* class 'class 1' has only 2 .*at most 2"),
-        ((30,), "1,5,10,all", "--train_split=train is not enough.*at least two classes"),
-        ((30,), "all", "--train_split=train is not enough.*at least two classes"),
-        ((1, 1), "all", "--train_split=train is not enough.*beside the validation part"),
+        ("abc", "ab", ["1 classes are in train only, and no image of them is evaluated: c."]),
+        ("ab", "abd", ["1 classes are in test only, and their images always count as wrong: d."]),
+        ("ac", "ab", ["in train only, and no image of them is evaluated: c.", "in test only"]),
     ],
 )
-def test_what_cannot_be_met_is_refused_before_the_features(sizes, asked, message, judge):
-    with pytest.raises(UserError, match=message):
-        judge("linear_eval", labels(*sizes), features=None, labels_per_class=asked)
+def test_classes_of_one_split_only_are_named(tmp_path, caplog, train, test, said):
+    write(tmp_path, *(f"train/{name}/0.png" for name in train))
+    write(tmp_path, *(f"test/{name}/0.png" for name in test))
+    splits(tmp_path)
+    assert all(text in caplog.text for text in said) and len(caplog.records) == len(said)
 
 
-@pytest.mark.parametrize("mode", ["linear_eval", "knn_eval"])
-def test_a_class_without_training_images_is_named(mode, judge, caplog):
-    judge(mode, labels(20, 0, 20), test=[0, 1, 1, 2])
-    assert "1 of 3 classes have no image in train: class 1. Their 2 images in test" in caplog.text
+@pytest.mark.parametrize("other", ["test", "extra"])
+def test_no_class_in_common_is_refused(tmp_path, other):
+    write(tmp_path, "train/a/0.png", "train/b/0.png", "valid/a/0.png")
+    write(tmp_path, f"{other}/c/0.png", f"{other}/d/0.png")
+    with pytest.raises(UserError, match="have no class in common: a, b, and c, d"):
+        splits(tmp_path, eval_split=other)
 
 
-@pytest.mark.parametrize("mode", ["linear_eval", "knn_eval"])
-def test_all_classes_there_need_no_word(mode, judge, caplog):
-    judge(mode, labels(20, 20), test=[0, 0])
-    assert "have no image" not in caplog.text
+def test_one_message_says_all_that_is_wrong(tmp_path):
+    write(tmp_path, "0.png", "1.png")
+    with pytest.raises(UserError) as error:
+        splits(tmp_path)
+    said = str(error.value)
+    assert "no labels" in said and "2 images lie directly in it" in said
+    assert "no split 'test'" in said and "--eval_split='train[90%:]'" in said
+    with pytest.raises(UserError) as error:
+        splits(tmp_path, eval_split="train")
+    assert str(error.value).count("no labels") == 1
 
 
-def test_the_number_of_neighbours_follows_the_size(judge, capsys, caplog):
-    assert judge("knn_eval", labels(*10 * [45]))["k"] == 21
-    assert "kNN (k = 21, by the size of train: 450 images)" in capsys.readouterr().out
-    assert "voters" not in caplog.text
+def test_a_folder_that_is_not_there_is_said_once(tmp_path):
+    with pytest.raises(UserError) as error:
+        splits(tmp_path / "nowhere")
+    assert str(error.value).count("not a folder") == 1
 
 
-@pytest.mark.parametrize(("k", "used"), [(200, 49), (49, 49), (50, 49)])
-def test_more_neighbours_than_images_are_said(k, used, judge, capsys, caplog):
-    assert judge("knn_eval", labels(25, 24), knn_k=k)["k"] == used
-    said = capsys.readouterr().out
-    more = f", all of train: --knn_k={k} is more than it has" if k > used else ""
-    assert f"kNN (k = {used}{more}), 2 images" in said
-    assert f"k = {used} is more than the 24 images that class class 1 has in train" in caplog.text
-
-
-def test_a_k_that_is_set_is_kept(judge, capsys, caplog):
-    assert judge("knn_eval", labels(25, 24), knn_k=24)["k"] == 24
-    assert "kNN (k = 24), 2 images" in capsys.readouterr().out and "voters" not in caplog.text
+def test_a_bad_file_is_named(tmp_path):
+    write(tmp_path, "train/a/0.png", "train/b/0.png")
+    (tmp_path / "train" / "b" / "1.png").write_bytes(b"no image")
+    config = Config(mode="knn_eval", workdir=str(tmp_path / "w"), dataset=str(tmp_path))
+    source = tasks.build.source_of(config, "train")
+    encoder = build_encoder("resnet18", image_size=8, channels=3, width_multiplier=0.125)
+    for compute in (
+        lambda: features.represent(encoder, source, image_size=8, batch_size=2),
+        lambda: features.raw_pixels(source, image_size=8, batch_size=2),
+    ):
+        with pytest.raises(UserError, match=r"1 of 3 files cannot be decoded.*b/1\.png"):
+            compute()

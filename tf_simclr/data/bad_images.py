@@ -1,7 +1,8 @@
-"""Images that cannot be decoded: naming them, and doing without them."""
+"""Images that cannot be read: naming those that are damaged or gone, and doing without them."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,12 +15,21 @@ from tf_simclr.data.image_source import Source
 from tf_simclr.errors import UserError, printable
 
 _SHOWN = 5
+_LOOKED_FOR = 64
 
-# What reading an image raises: damaged, gone, or in a record whose checksum is wrong.
-READ_ERRORS = (
+# What an image raises that is damaged, gone, or in a record whose checksum is wrong.
+_OF_IMAGES = (
     tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
     tf.errors.DataLossError,
+)
+# What reading can raise besides: no permission, a folder in the file's place, a failing disk.
+READ_ERRORS = (
+    *_OF_IMAGES,
+    tf.errors.PermissionDeniedError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
 )
 
 
@@ -37,14 +47,13 @@ def find_bad_images(source: Source, indices: Iterable[int] | None = None) -> lis
     return [source.describe(index) for index in _bad_indices(source, chosen)]
 
 
-def without_bad(source: Source, known_bad: Iterable[int] = ()) -> Source:
+def without_bad(source: Source) -> Source:
     """Leaves out the images that cannot be decoded, after trying each; `bad_images` lists them.
 
     They are not replaced by others: a batch must not hold an image twice.
 
     Args:
       source: any.
-      known_bad: indices that need no trial.
 
     Returns:
       The source of the others; `source` itself where all are good.
@@ -53,8 +62,7 @@ def without_bad(source: Source, known_bad: Iterable[int] = ()) -> Source:
       UserError: no image is good.
     """
     bad = np.zeros(source.num_examples, bool)
-    bad[np.asarray(known_bad, np.int64)] = True
-    bad[_bad_indices(source, np.flatnonzero(~bad))] = True
+    bad[_bad_indices(source)] = True
     if not bad.any():
         return source
     names = [source.describe(index) for index in np.flatnonzero(bad)]
@@ -72,12 +80,65 @@ def without_bad(source: Source, known_bad: Iterable[int] = ()) -> Source:
 
 
 def bad_images_error(names: list[str], count: int) -> UserError:
-    """Says which of `count` images cannot be decoded, and what to do."""
+    """Says which of `count` files of a folder cannot be decoded, and what to do."""
     return UserError(
         f"{len(names)} of {count} files cannot be decoded, or are above {MAX_BYTES:,} bytes or "
         f"{MAX_PIXELS:,} pixels: {listed(names)}. "
-        "Remove them, or pass --skip_bad_images to train on the others."
+        "Remove them, or pass --skip_bad_images to train on the others. Where the run has begun, "
+        "both need --allow_changes as well, as the images are then others."
     )
+
+
+@contextlib.contextmanager
+def naming_bad_images(source: Source):
+    """Turns the failure to read an image, in the block, into an error that names the files.
+
+    Raises:
+      UserError: files are missing or cannot be decoded, or all of a folder is out of reach.
+    """
+    try:
+        yield
+    except READ_ERRORS as error:
+        # Other parts of a step raise the rarer ones, too.
+        if not isinstance(error, _OF_IMAGES) and "ReadFile" not in str(error):
+            raise
+        raise explain_bad_images(source, error) from error
+
+
+def explain_bad_images(source: Source, error: tf.errors.OpError) -> UserError:
+    """Says which images are missing and which are damaged; with neither, passes the error on."""
+    if source.folder is not None and _all_gone(source):
+        return UserError(
+            f"no image of the folder {source.folder!r} can be reached any more: it was moved or "
+            "removed, or its disk is not mounted. Bring it back; the same command then resumes "
+            "from the last checkpoint."
+        )
+    logging.info("An image could not be read; looking for the files ...")
+    bad, count = find_bad_images(source), source.num_examples
+    if not bad:
+        return UserError(f"a batch could not be made: {error.message}")
+    if source.folder is None:
+        return UserError(
+            f"{len(bad)} of {count} images cannot be read: {listed(bad)}. Bring the data set's "
+            "files back, or prepare it again; the same command then resumes."
+        )
+    missing = [name for name in bad if not tf.io.gfile.exists(name)]
+    damaged = [name for name in bad if name not in set(missing)]
+    said = []
+    if missing:
+        said.append(
+            f"{len(missing)} of {count} files have gone since the start: {listed(missing)}. Bring "
+            "them back, and the same command resumes the run; or pass --allow_changes to continue "
+            "it with the images that are left."
+        )
+    if damaged:
+        said.append(str(bad_images_error(damaged, count)))
+    return UserError(" ".join(said))
+
+
+def _all_gone(source):
+    some = np.unique(np.linspace(0, source.num_examples - 1, _LOOKED_FOR).astype(np.int64))
+    return not any(tf.io.gfile.exists(source.describe(index)) for index in some)
 
 
 def listed(names: list[str]) -> str:
@@ -91,6 +152,7 @@ def _bad_indices(source, indices=None):
     if source.images is not None:
         return np.zeros(0, np.int64)
     indices = np.arange(source.num_examples) if indices is None else np.unique(indices)
+    chosen, indices = indices, np.setdiff1d(indices, source.unreadable)
 
     def attempt(index):
         return index, tf.shape(source.load(index))  # The shape, or decoding would be left out.
@@ -103,4 +165,4 @@ def _bad_indices(source, indices=None):
         for batch, _ in good:
             seen[batch.numpy()] = True
             progress.update(len(batch))
-    return indices[~seen[indices]]
+    return chosen[~seen[chosen]]

@@ -13,30 +13,32 @@ import tensorflow as tf
 from absl import logging
 
 from tf_simclr.data import listing
+from tf_simclr.data.bad_images import listed
 from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.listing import EXTENSIONS, Scan
+from tf_simclr.data.split_folders import find_split, text_of, warn_of_split_names
 from tf_simclr.errors import UserError
 
-_SPLIT_ALIASES = {
-    "train": ("train",),
-    "test": ("test", "val", "validation"),
-    "val": ("val", "validation"),
-    "validation": ("validation", "val"),
-}
+_ENDINGS = ", ".join("." + extension for extension in EXTENSIONS)
 
 
 class ImageFolder:
     """The image files below a folder, in an order that depends on their names only.
 
-    A folder with `train` and `test` (or `val`, `validation`) in it has these as its splits; any
-    other is one set, the split "train". The first level of sub-folders are the classes, if there
-    are two or more and no image lies beside them. Hidden files and folders are passed over, and so
-    are symbolic links that lead out of the folder.
+    A folder with `train` and `test` (or `valid`, `dev`, ... : see `split_folders`) in it has these
+    as its splits; any other is one set, the split "train". The first level of sub-folders are the
+    classes, if there are two or more and no image lies beside them. Folders whose names differ only
+    in their Unicode form are one class. Hidden files and folders, folders that systems make
+    (`listing.SYSTEM_FOLDERS`) and symbolic links that lead out of the folder are passed over.
 
     Attributes:
       num_examples: N.
       class_names: a tuple, the same for every split; None without classes.
       labels: int64 [N], or None.
+      unlabelled: why there are no labels, a sentence; "" where there are some.
+      passed_over: what was not read as an image, a sentence; "" for nothing.
+      name: the last part of the data set's path.
+      path: the split's folder.
       fingerprint: hex, of relative names and sizes.
       unreadable: indices of the files that are empty, links to nowhere, or above `MAX_BYTES`
         (of remote files the size is not known).
@@ -67,7 +69,7 @@ class ImageFolder:
         if not tf.io.gfile.isdir(folder):
             raise UserError(f"data_dir={folder!r} is not a folder, or cannot be reached.")
         scan = Scan(os.fsencode(folder), follow_links)
-        root, siblings = _split_folder(scan, os.fsencode(folder), split)
+        root, splits = find_split(scan, os.fsencode(folder), split)
         everything = known and listing.from_bytes(known, scan, root)
         if everything:
             self.listing = known
@@ -75,15 +77,20 @@ class ImageFolder:
             everything = listing.list_tree(scan, root)
             self.listing = listing.to_bytes(scan, root, everything)
         parts = [part for part in everything if len(part.sizes)]
+        self.passed_over = (scan.passed_over() + _skipped(everything)).strip()
         self.num_examples = sum(len(part.sizes) for part in parts)
         if not self.num_examples:
             raise UserError(
-                f"no image in {os.fsdecode(root)!r} or below it; looked for "
-                f"{', '.join('.' + extension for extension in EXTENSIONS)}.{scan.passed_over()}"
+                f"no image in {os.fsdecode(root)!r} or below it; looked for {_ENDINGS}. "
+                f"{self.passed_over}".strip()
             )
-        self.class_names, self.labels = _classes(scan, parts, siblings)
-        if scan.outside:
-            logging.warning("%s", scan.passed_over().strip())
+        if self.passed_over:
+            logging.warning("%s", self.passed_over)
+        self.class_names, self.labels = _classes(scan, parts, root, splits)
+        self.unlabelled = "" if self.class_names else _why_unlabelled(root, parts)
+        _warn_of_folders(root, everything, parts, splits)
+        self.name = os.path.basename(os.path.abspath(folder))
+        self.path = os.fsdecode(root)
         self._root = root.rstrip(b"/") + b"/"
         names = b"".join(part.names for part in parts)
         lengths = np.concatenate([part.lengths for part in parts])
@@ -113,53 +120,85 @@ class ImageFolder:
         return tf.strings.join([self._root, name])
 
 
-def _split_folder(scan, folder, split):
-    """(the folder of a split, the folders of the splits that share their classes with it)."""
-    entries = list(scan(folder))
-    folders = {name.lower(): name for name, is_folder, _ in entries if is_folder}
-    names = {os.fsdecode(name) for name in folders}
-    flat = any(not is_folder for _, is_folder, _ in entries)
-    has_splits = "train" in names and names & {"test", "val", "validation"}
-    if not has_splits and (flat or not names or names - set(_SPLIT_ALIASES)):
-        if split != "train":
-            raise UserError(
-                f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} is one set, "
-                "'train'. Put its images into sub-folders train and test, or hold out a slice: "
-                f"--train_split='train[:90%]' --eval_split='train[90%:]'.{scan.passed_over()}"
-            )
-        return folder, []
-    paths = {os.fsdecode(key): os.path.join(folder, name) for key, name in folders.items()}
-    labelled = [path for name, path in paths.items() if name in _SPLIT_ALIASES]
-    for name in _SPLIT_ALIASES.get(split, ()):
-        if name in names:
-            return paths[name], labelled
-    if split in names:
-        return paths[split], []
-    raise UserError(
-        f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} has the splits "
-        f"{', '.join(sorted(names, key=lambda name: (name != 'train', name)))}."
-        f"{scan.passed_over()}"
-    )
+def _top(part):
+    return part.folder.split(b"/")[0]
 
 
-def _classes(scan, parts, siblings):
+def _classes(scan, parts, root, splits):
     """(class_names, labels), or (None, None).
 
     The names come from all splits: a class that is missing from one must not shift the others.
     """
-    of_listing = [listing.folder.split(b"/")[0] for listing in parts]
-    names = set(of_listing)
-    for folder in siblings:
-        names |= {name for name, is_folder, _ in scan(folder) if is_folder}
-    if len(names) < 2 or b"" in of_listing:
+    tops = [_top(part) for part in parts]
+    own = set(tops)
+    texts = set(map(text_of, own))
+    of_splits = [(folder, name) for folder in splits for name in scan(folder).folders]
+    numbered = _in_order({name for _, name in of_splits} | (own if root in splits else set()))
+    if not texts & set(numbered):
+        numbered = []  # One set, or a folder that has nothing in common with the splits.
+    # A folder that is not one of the known splits can have classes of its own: they come last.
+    numbered = list(dict.fromkeys([*numbered, *_in_order(own)]))
+    if len(numbered) < 2 or b"" in own:
         return None, None
-    names = sorted(names)
-    place = {name: label for label, name in enumerate(names)}
+    if len(texts) == 1:  # train/images and train/labels: are there images of another class?
+        others = (os.path.join(*pair) for pair in of_splits if text_of(pair[1]) not in texts)
+        if not any(len(part.sizes) for other in others for part in listing.list_tree(scan, other)):
+            return None, None
+    place = {name: label for label, name in enumerate(numbered)}
     labels = np.repeat(
-        np.array([place[name] for name in of_listing], np.int64),
-        [len(listing.sizes) for listing in parts],
+        np.array([place[text_of(top)] for top in tops], np.int64),
+        [len(part.sizes) for part in parts],
     )
-    return tuple(os.fsdecode(name) for name in names), labels
+    return tuple(numbered), labels
+
+
+def _in_order(names):
+    """Class names, each once: in the order of their bytes, as runs of earlier versions had them."""
+    return list(dict.fromkeys(map(text_of, sorted(names))))
+
+
+def _why_unlabelled(root, parts):
+    loose = sum(len(part.sizes) for part in parts if not part.folder)
+    where = (
+        f"{loose} images lie directly in it"
+        if loose
+        else f"all images are in one sub-folder, {os.fsdecode(_top(parts[0]))!r}"
+    )
+    return (
+        f"the folder {os.fsdecode(root)!r} has no classes, as {where}. Put the images of each "
+        "class into a sub-folder named after it."
+    )
+
+
+def _skipped(everything):
+    """A sentence with a space before it; "" for nothing."""
+    skipped = listing.skipped_in(everything)
+    if not skipped:
+        return ""
+    return (
+        f" Passed over, with counts: {skipped}. Images are read from {_ENDINGS}; convert what else "
+        "is an image. Names that end in / are folders made by a system or NAS."
+    )
+
+
+def _warn_of_folders(root, everything, parts, splits):
+    """Warns of classes that look like splits, and of sub-folders without an image."""
+    classes = {_top(part) for part in parts}
+    if b"" in classes:
+        return
+    if not splits:
+        holding = {part.folder for part in parts}
+        warn_of_split_names(root, classes, classes - holding)
+    empty = {}
+    for part in everything:
+        if part.folder and _top(part) not in classes:
+            empty.setdefault(_top(part), []).append(part)
+    if empty:
+        names = [
+            f"{os.fsdecode(top)} ({listing.skipped_in(inside) or 'empty'})"
+            for top, inside in sorted(empty.items())
+        ]
+        logging.warning("No image is in the sub-folder(s) %s.", listed(names))
 
 
 def _fingerprint(names, lengths, sizes):

@@ -20,7 +20,7 @@ class Source:
       split: as asked for.
       num_examples: N.
       channels: C of every image it yields.
-      class_names: a tuple of the classes' names; None for unlabelled images.
+      unlabelled: a sentence, why there are no labels where there are none.
       images: uint8 [N, H, W, C] where the whole split is an array in memory, else None.
       image_shape: (H, W) where all images are known to have the same, else None.
       fingerprint: hex; the same for the same images on every machine.
@@ -38,25 +38,28 @@ class Source:
         images: np.ndarray | None = None,
         image_shape: tuple[int, int] | None = None,
         labels: np.ndarray | Callable[[], np.ndarray | None] | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Callable[[], Sequence[str] | None] | None = None,
+        unlabelled: str = "",
         reader=None,
     ):
         """Made by `open_source` and `array_source`.
 
-        `labels` may be a function, called when they are first asked for. `reader` stands in for
-        `images`: its read(index) gives an encoded image, in graphs, its describe(index) a name.
+        `labels` and `class_names` may be functions, called when they are first asked for. `reader`
+        stands in for `images`: its read(index) gives an encoded image, in graphs, its
+        describe(index) a name.
         """
         self.name = name
         self.split = split
         self.num_examples = num_examples
         self.channels = channels
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.unlabelled = unlabelled
         self.fingerprint = fingerprint
         self.images = images
         self.image_shape = image_shape if images is None else images.shape[1:3]
         self.decoded = None  # By `in_memory`, of many shapes; it then stands in for the reader.
         self.bad_images: list[str] = []
         self._labels = labels
+        self._class_names = class_names
         self._reader = reader
         self._rows = None  # Of what the reader counts; None: all.
         self._tensor = None
@@ -72,6 +75,13 @@ class Source:
         return self._labels
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes' names, by label; None for unlabelled images."""
+        if callable(self._class_names):
+            self._class_names = self._class_names()
+        return None if self._class_names is None else tuple(self._class_names)
+
+    @property
     def bytes_in_memory(self) -> int:
         """What the decoded images take that are held; 0 where none are."""
         held = self.decoded if self.images is None else self.images
@@ -81,6 +91,22 @@ class Source:
     def listing(self) -> bytes | None:
         """Of a folder, what `open_source` can begin with next time; None where there is nothing."""
         return getattr(self._reader, "listing", None)
+
+    @property
+    def folder(self) -> str | None:
+        """The path of the folder that the images are files of; None for other data sets."""
+        return getattr(self._reader, "path", None)
+
+    @property
+    def passed_over(self) -> str:
+        """Of a folder: what was not read as an image, a sentence; "" for nothing."""
+        return getattr(self._reader, "passed_over", "")
+
+    @property
+    def unreadable(self) -> np.ndarray:
+        """int64 [n], increasing: images that need no try, as their files are empty or too large."""
+        rows = getattr(self._reader, "unreadable", np.zeros(0, np.int64))
+        return rows if self._rows is None else np.flatnonzero(np.isin(self._rows.numpy(), rows))
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """One decoded image; a function for `Dataset.map`.
@@ -140,7 +166,8 @@ class Source:
             images=None if self.images is None else self.images[rows],
             image_shape=self.image_shape,
             labels=labels,
-            class_names=self.class_names,
+            class_names=lambda: self.class_names,
+            unlabelled=self.unlabelled,
             reader=self._reader,
         )
         if self._reader is not None:
@@ -194,6 +221,7 @@ def array_source(
         images=images,
         labels=labels,
         class_names=class_names if labels is not None else None,
+        unlabelled="the array was given without labels.",
     )
 
 

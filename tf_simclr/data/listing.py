@@ -1,14 +1,15 @@
-"""Which image files lie below a folder; made for millions of them.
+"""Which image files lie below a folder; made for millions of them, listed by many threads.
 
-Folders are listed by many threads. What was found can be kept as bytes: where no folder has changed
-since, the files need not be looked at again.
+What was found can be kept as bytes: where no folder has changed, files are not looked at again.
 """
 
 from __future__ import annotations
 
+import collections
 import io
 import os
 import time
+from collections.abc import Iterable
 from concurrent import futures
 from typing import NamedTuple
 
@@ -19,10 +20,20 @@ from absl import logging
 from tf_simclr.data.bad_images import listed
 from tf_simclr.errors import UserError
 
-EXTENSIONS = ("jpg", "jpeg", "png", "gif", "bmp")
+EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp")
+# Folders that a NAS, an operating system or an archive program makes: thumbnails, deleted files,
+# old versions. In lower case. Names with a dot in front are passed over anyway.
+SYSTEM_FOLDERS = {
+    *(b"@eadir", b"@tmp", b"#recycle", b"#snapshot"),  # Synology.
+    *(b"@recycle", b"@recently-snapshot", b"~snapshot"),  # QNAP, NetApp.
+    *(b"$recycle.bin", b"system volume information", b"__macosx", b"lost+found", b"__pycache__"),
+}
 _THREADS = 16  # Listing waits for the disk, or for a network's answer.
 _SETTLED_NS = 2_000_000_000
-_VERSION = 1
+_VERSION = 2
+_MOST_ENDINGS = 50  # Per folder: names such as photo.3fa9c1d2 must not become a table of their own.
+_LONGEST_ENDING = 8
+_NO_ENDING = b""
 
 
 class Listing(NamedTuple):
@@ -33,6 +44,15 @@ class Listing(NamedTuple):
     names: bytes  # Paths relative to the root, one after another.
     lengths: np.ndarray  # int64 [n], of each path.
     sizes: np.ndarray  # int64 [n], in bytes; 0: empty or unreadable, -1: unknown.
+    skipped: dict[bytes, int]  # {b".webp": how many files, b"@eadir/": how many system folders}
+
+
+class Contents(NamedTuple):
+    """What is directly in one folder."""
+
+    folders: list[bytes]  # Names.
+    images: list[tuple[bytes, int]]  # (name, size).
+    skipped: dict[bytes, int]  # As `Listing.skipped`.
 
 
 class Scan:
@@ -42,26 +62,43 @@ class Scan:
         self.root = None if follow_links or b"://" in root else os.path.realpath(root)
         self.outside: set[bytes] = set()
 
-    def __call__(self, folder: bytes):
-        """Yields (name, is a folder, size) of the images and folders in a folder."""
+    def __call__(self, folder: bytes) -> Contents:
+        """Lists one folder.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        folders, images, skipped = [], [], collections.Counter()
+        entries = _scan_remote if b"://" in folder else self._scan_local
         try:
-            if b"://" in folder:
-                yield from _scan_remote(folder)
-                return
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(b"."):
-                        continue
-                    is_folder = entry.is_dir()
-                    if not is_folder and not _is_image(entry.name):
-                        continue
-                    if entry.is_symlink() and self._leads_out(entry.path):
-                        continue
-                    yield entry.name, is_folder, 0 if is_folder else _size(entry)
+            for name, is_folder, size in entries(folder):
+                if is_folder and name.lower() in SYSTEM_FOLDERS:
+                    skipped[name.lower() + b"/"] += 1
+                elif is_folder:
+                    folders.append(name)
+                elif size is not None:
+                    images.append((name, size))
+                else:
+                    ending = _ending(name)
+                    known = ending in skipped or len(skipped) < _MOST_ENDINGS
+                    skipped[ending if known else _NO_ENDING] += 1
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
                 f"the folder {os.fsdecode(folder)!r} cannot be read: {error}"
             ) from error
+        return Contents(folders, images, dict(skipped))
+
+    def _scan_local(self, folder):
+        """Yields (name, is a folder, size); size None for a file that is not an image."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(b"."):
+                    continue
+                is_folder = entry.is_dir()
+                if not is_folder and not _is_image(entry.name):
+                    yield entry.name, False, None
+                elif not (entry.is_symlink() and self._leads_out(entry.path)):
+                    yield entry.name, is_folder, 0 if is_folder else _size(entry)
 
     def passed_over(self) -> str:
         """A sentence on the links passed over, with a space before it; "" where there were none."""
@@ -80,6 +117,15 @@ class Scan:
         return True
 
 
+def skipped_in(parts: Iterable[Listing]) -> str:
+    """What was skipped in some folders, such as ".webp 72, .txt 3, @eadir/ 1"; "" for nothing."""
+    total = collections.Counter()
+    for part in parts:
+        total.update(part.skipped)
+    ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    return listed([f"{os.fsdecode(name) or 'no ending'} {count}" for name, count in ordered])
+
+
 def _is_below(path, folder):
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
 
@@ -92,6 +138,7 @@ def to_bytes(scan: Scan, root: bytes, parts: list[Listing]) -> bytes | None:
     """
     if any(part.changed < 0 or not part.sizes.all() for part in parts):
         return None
+    skipped = [(i, *item) for i, part in enumerate(parts) for item in part.skipped.items()]
     file = io.BytesIO()
     np.savez(
         file,
@@ -103,6 +150,9 @@ def to_bytes(scan: Scan, root: bytes, parts: list[Listing]) -> bytes | None:
         names=np.frombuffer(b"".join(part.names for part in parts), np.uint8),
         lengths=np.concatenate([part.lengths for part in parts]),
         sizes=np.concatenate([part.sizes for part in parts]),
+        skipped_where=np.array([where for where, _, _ in skipped], np.int64),
+        skipped_names=_joined([name for _, name, _ in skipped]),
+        skipped_counts=np.array([count for _, _, count in skipped], np.int64),
     )
     return file.getvalue()
 
@@ -122,6 +172,10 @@ def from_bytes(contents: bytes, scan: Scan, root: bytes) -> list[Listing] | None
         if not _stays_inside(saved["names"], starts) or any(map(_leaves, folders)):
             return None
         bounds = np.concatenate([[0], np.cumsum(saved["counts"])])
+        skipped = [{} for _ in folders]
+        kept = (saved["skipped_where"], _split(saved["skipped_names"]), saved["skipped_counts"])
+        for where, name, count in zip(*kept):
+            skipped[where][name] = int(count)
         parts = []
         for i, folder in enumerate(folders):
             first, last = bounds[i], bounds[i + 1]
@@ -130,7 +184,8 @@ def from_bytes(contents: bytes, scan: Scan, root: bytes) -> list[Listing] | None
                 return None
             piece = names[starts[first] : starts[last]]
             lengths, sizes = (saved[name][first:last] for name in ("lengths", "sizes"))
-            parts.append(Listing(folder, int(saved["changed"][i]), piece, lengths, sizes))
+            changed = int(saved["changed"][i])
+            parts.append(Listing(folder, changed, piece, lengths, sizes, skipped[i]))
         scan.outside.update(_split(saved["outside"]))
         return parts
     except Exception:  # Damaged in whatever way: the folder is looked at.
@@ -182,20 +237,17 @@ def _list_folder(scan, root, relative, above):
     here = os.path.join(root, relative) if relative else root
     real = here if b"://" in here else os.path.realpath(here)
     if real in above:  # A link to a folder it lies in: a loop.
-        return Listing(relative, -1, b"", np.zeros(0, np.int64), np.zeros(0, np.int64)), [], above
+        none = np.zeros(0, np.int64)
+        return Listing(relative, -1, b"", none, none, {}), [], above
     changed = _last_change(here)
     prefix = relative + b"/" if relative else b""
-    images, folders = [], []
-    for name, is_folder, size in scan(here):
-        if is_folder:
-            folders.append(prefix + name)
-        else:
-            images.append((prefix + name, size))
-    images.sort()
-    names = [name for name, _ in images]
+    contents = scan(here)
+    images = sorted(contents.images)
+    names = [prefix + name for name, _ in images]
     lengths = np.array([len(name) for name in names], np.int64)
     sizes = np.array([size for _, size in images], np.int64)
-    return Listing(relative, changed, b"".join(names), lengths, sizes), folders, above | {real}
+    listing = Listing(relative, changed, b"".join(names), lengths, sizes, contents.skipped)
+    return listing, [prefix + name for name in contents.folders], above | {real}
 
 
 def _last_change(folder):
@@ -220,6 +272,8 @@ def _scan_remote(folder):
             yield name, False, -1
         elif tf.io.gfile.isdir(os.path.join(folder, name)):
             yield name, True, 0
+        else:
+            yield name, False, None
 
 
 def _size(entry):
@@ -232,6 +286,13 @@ def _size(entry):
 def _is_image(name):
     _, dot, extension = name.rpartition(b".")
     return bool(dot) and extension.lower() in _EXTENSIONS
+
+
+def _ending(name):
+    """b".webp" of b"a.WEBP"; b"" where what follows the last dot is no usual ending."""
+    stem, dot, extension = name.rpartition(b".")
+    usual = stem and extension.isalnum() and not extension.isdigit()
+    return dot + extension.lower() if usual and len(extension) <= _LONGEST_ENDING else _NO_ENDING
 
 
 _EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))

@@ -157,8 +157,7 @@ def require_labels(source) -> None:
     """Raises UserError where a source has no labels."""
     if source.labels is None:
         raise UserError(
-            f"data set {source.name!r} has no labels, which this needs. For a folder, put the "
-            "images of each class into a sub-folder named after it."
+            f"data set {source.name!r} has no labels, which this needs: {source.unlabelled}"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 
@@ -29,8 +28,10 @@ def open_source(
     *,
     channels: int | None = None,
     skip_bad_images: bool = False,
+    keep_bad_images: bool = False,
     follow_links: bool = False,
     cache: str = "auto",
+    label: str = "",
     listing: bytes | None = None,
 ) -> Source:
     """Opens a data set.
@@ -43,9 +44,13 @@ def open_source(
         folders and digits are cut after a fixed shuffle, as they are often sorted by class.
       channels: 1 or 3; None: as TFDS or the digits have it, 3 for a folder.
       skip_bad_images: decode every file of a folder once, and leave out those that fail.
+      keep_bad_images: open a folder although some files are empty or too large, which else is an
+        error: to list them with `find_bad_images`.
       follow_links: follow symbolic links that lead out of a folder of images, too.
       cache: whether a TFDS set whose images all have one shape is decoded into memory: "on", "off"
         or "auto", up to `MEMORY_LIMIT` bytes. Of other sets `in_memory` does it.
+      label: the feature of a TFDS set that is the label, with slashes between the parts of a nested
+        one; "": the one that is its only class label, is called so, or is its supervised key.
       listing: `Source.listing` of the same folder before: its files are not looked at again where
         no folder in it has changed.
 
@@ -53,8 +58,14 @@ def open_source(
       The source.
 
     Raises:
-      UserError: nothing of that name, no such split, or nothing in it.
+      UserError: nothing of that name, no such split, or nothing in it; a label that cannot be one.
     """
+    if label and name in _BUILT_IN:
+        where = "sub-folders" if name == "folder" else "built in"
+        raise UserError(
+            f"--label={label} names a feature of a TFDS data set; the labels of --dataset={name} "
+            f"are its {where}: leave out --label."
+        )
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3; received {channels!r}.")
     most_bytes = memory_limit(cache)
@@ -62,9 +73,10 @@ def open_source(
         source = _digits(split)
         return source if channels in (None, 1) else _in_channels(source, channels)
     if name == "folder":
-        return _folder(data_dir, split, channels or 3, skip_bad_images, follow_links, listing)
+        folder = ImageFolder(data_dir, parse_split(split)[0], follow_links, listing)
+        return _folder(folder, split, channels or 3, skip_bad_images, keep_bad_images)
     builder = find_builder(name, data_dir, _BUILT_IN)
-    return _prepared(name, PreparedSet(builder, split), split, channels, most_bytes)
+    return _prepared(name, PreparedSet(builder, split, label), split, channels, most_bytes)
 
 
 def memory_limit(cache: str) -> float:
@@ -75,30 +87,26 @@ def memory_limit(cache: str) -> float:
     return limits[cache]
 
 
-def _folder(data_dir, split, channels, skip_bad_images, follow_links, listing):
-    name, bounds = parse_split(split)
-    folder = ImageFolder(data_dir, name, follow_links, listing)
+def _folder(folder, split, channels, skip_bad_images, keep_bad_images):
+    bounds = parse_split(split)[1]
     source = Source(
-        f"folder {os.path.basename(os.path.abspath(data_dir))}",
+        f"folder {folder.name}",
         split,
         num_examples=folder.num_examples,
         channels=channels,
         fingerprint=folder.fingerprint,
         labels=folder.labels,
         class_names=folder.class_names,
+        unlabelled=folder.unlabelled,
         reader=folder,
     )
     if bounds:
         # Before bad files are left out, so that they do not move the others from slice to slice.
-        rows = slice_rows(folder.labels, folder.num_examples, bounds)
-        unreadable = np.flatnonzero(np.isin(rows, folder.unreadable))
-        source = source.take(rows)
-    else:
-        unreadable = folder.unreadable
+        source = source.take(slice_rows(folder.labels, folder.num_examples, bounds))
     if skip_bad_images:
-        return without_bad(source, unreadable)
-    if len(unreadable):
-        names = [source.describe(index) for index in unreadable]
+        return without_bad(source)
+    if len(source.unreadable) and not keep_bad_images:
+        names = [source.describe(index) for index in source.unreadable]
         raise bad_images_error(names, source.num_examples)
     return source
 
@@ -119,7 +127,8 @@ def _prepared(name, prepared, split, channels, most_bytes):
         images=prepared.decode_all(channels) if whole else None,
         image_shape=tuple(prepared.image_shape[:2]) if one_shape else None,
         labels=prepared.read_labels() if whole else prepared.read_labels,
-        class_names=prepared.class_names,
+        class_names=prepared.read_class_names,
+        unlabelled=prepared.unlabelled,
         reader=None if whole else prepared,
     )
 

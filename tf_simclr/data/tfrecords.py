@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import struct
+import sys
 from collections.abc import Sequence
 from concurrent import futures
 
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tf_simclr.data import tfds_features
 from tf_simclr.errors import UserError, unknown_name
 
 _THREADS = 16
@@ -31,26 +33,32 @@ class PreparedSet:
     Attributes:
       num_examples: N.
       image_shape: (h, w, C), h and w None where they vary.
-      class_names: a tuple, or None for an unlabelled set.
+      unlabelled: a sentence, why there are no labels where there are none.
       fingerprint: hex, of what its metadata says.
     """
 
-    def __init__(self, builder, split: str):
+    def __init__(self, builder, split: str, label: str = ""):
         """Looks at the metadata.
 
         Args:
           builder: from `find_builder`.
           split: a split, with slices as TFDS has them.
+          label: the feature that is the label; "": the usual one, if there is one.
 
         Raises:
-          UserError: no such split, none or several images in an example, a format not supported.
+          UserError: no such split, none or several images in an example, a format not supported,
+            a label that cannot be one.
         """
         info = builder.info
         self._shards = _shards(info, split)
         self.num_examples = sum(take for _, _, take in self._shards)
         if not self.num_examples:
             raise UserError(f"the split {split!r} of {info.full_name!r} is empty.")
-        self._image, self._label = _feature_names(info)
+        self._labels_read = False
+        self._image = tfds_features.image_of(info)
+        features = tfds_features.labels_of(info.features)
+        self._label = tfds_features.choose_label(info, features, label)
+        self.unlabelled = tfds_features.why_unlabelled(info, features, self._label)
         feature = info.features[self._image]
         self.image_shape = (*feature.shape[:2], feature.shape[2] or 3)
         if np.dtype(feature.np_dtype) != np.uint8 or self.image_shape[2] not in (1, 3, 4):
@@ -58,16 +66,36 @@ class PreparedSet:
                 f"the images of {info.full_name!r} are {np.dtype(feature.np_dtype).name} with "
                 f"{self.image_shape[2]} channels; only uint8 with 1, 3 or 4 is supported."
             )
-        self.class_names = tuple(info.features[self._label].names) if self._label else None
+        self._class_names = features[self._label].class_names if self._label else None
         self.fingerprint = _fingerprint(info, split)
 
+    def read_class_names(self) -> tuple[str, ...] | None:
+        """The classes' names, by label; None for an unlabelled set.
+
+        A feature that is a number has no names: they are the numbers, and the labels are read.
+        """
+        if self._label and not self._class_names:
+            labels = self.read_labels()
+            self._class_names = tuple(map(str, range(labels.max() + 1)))
+        return self._class_names
+
     def read_labels(self) -> np.ndarray | None:
-        """Reads the labels, int64 [N]; None where a label is missing (TFDS has -1 for it)."""
-        if not self._label:
-            return None
+        """Reads the labels, int64 [N]; None where a label is missing (TFDS has -1 for it).
+
+        Raises:
+          UserError: the label is a number, and some are negative or too large for a class.
+        """
+        if not self._labels_read:
+            self._labels_read = True
+            self._labels = self._read_labels() if self._label else None
+        return self._labels
+
+    def _read_labels(self):
         batches = self._in_order({self._label: tf.io.FixedLenFeature([], tf.int64)})
         labels = np.empty([self.num_examples], np.int64)
         _fill(labels, (batch[self._label].numpy() for batch in batches), "Reading labels")
+        if not self._class_names:
+            tfds_features.check_numbers(self._label, labels)
         return labels if labels.min() >= 0 else None
 
     def decode_all(self, channels: int) -> np.ndarray:
@@ -164,10 +192,8 @@ def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] =
     try:
         # Not `tfds.builder`: for a set it does not find it asks the network.
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
-    except tfds.core.DatasetNotFoundError:
-        raise _not_prepared(name, place, known, others) from None
-    except ValueError as error:
-        raise UserError(f"the data set {name!r} cannot be opened: {error}") from error
+    except ValueError as error:  # Also not found.
+        raise _not_opened(name, place, known, others, error) from error
 
 
 def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
@@ -204,7 +230,15 @@ def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
     return offsets
 
 
-def _not_prepared(name, place, known, others):
+def _not_opened(name, place, known, others, error):
+    if _base(name) not in known and os.path.isdir(name):
+        return UserError(
+            f"unknown data set {name!r}; there is a folder of that name. To read its images: "
+            f"--dataset=folder --data_dir={name}"
+        )
+    if type(error) is ValueError:  # Its first line: TFDS explains at length what a name is.
+        reason = str(error).strip().split("\n")[0]
+        return UserError(f"the data set {name!r} cannot be opened: {reason}")
     literally = re.sub(r"([*?\[\\])", r"\\\1", place)
     there = sorted(
         os.path.relpath(os.path.dirname(path), place)
@@ -216,8 +250,14 @@ def _not_prepared(name, place, known, others):
     prepared = f" There are: {', '.join(there[:8])}." if there else ""
     return UserError(
         f"the data set {name!r} is not prepared in {place!r}.{prepared} To download and prepare "
-        f"it: tfds build {name} --data_dir={place}"
+        f"it: {_tfds_command()} build {name} --data_dir={place}"
     )
+
+
+def _tfds_command():
+    """How this environment's `tfds` is called, which need not be on PATH."""
+    here = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "tfds"))
+    return here if os.path.exists(here) else "tfds"
 
 
 def _base(name):
@@ -241,27 +281,6 @@ def _shards(info, split):
         (os.fspath(i.filename), i.skip, i.take if i.take >= 0 else i.examples_in_shard - i.skip)
         for i in instructions
     ]
-
-
-def _feature_names(info):
-    """The names of the image and of the label (or None) in an example."""
-    import tensorflow_datasets as tfds
-
-    def pick(kind, usual, place):
-        names = [name for name, feature in info.features.items() if type(feature) is kind]
-        supervised = (info.supervised_keys or (None, None))[place]
-        for name in (usual, supervised):
-            if name in names:
-                return names, name
-        return names, names[0] if len(names) == 1 else None
-
-    images, image = pick(tfds.features.Image, "image", 0)
-    if image is None:
-        raise UserError(
-            f"{info.full_name!r} needs one image in each example; it has "
-            f"{', '.join(images) or 'none'}. Its features: {', '.join(info.features)}."
-        )
-    return image, pick(tfds.features.ClassLabel, "label", 1)[1]
 
 
 def _fill(array, batches, what):

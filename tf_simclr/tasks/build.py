@@ -14,15 +14,17 @@ from tf_simclr.tasks.plan import Plan
 from tf_simclr.tasks.workdir import Workdir
 
 
-def source_of(config: Config, split: str):
-    """Opens a split of the data set."""
+def source_of(config: Config, split: str, keep_bad_images: bool = False):
+    """Opens a split of the data set; `keep_bad_images` as `open_source` has it."""
     return open_source(
         config.dataset,
         config.data_dir or None,
         split,
         channels=config.channels or None,
         skip_bad_images=config.skip_bad_images,
+        keep_bad_images=keep_bad_images,
         follow_links=config.follow_links,
+        label=config.label,
         cache="off" if config.cache_side else config.cache,  # Not held whole first.
         listing=Workdir(config.workdir).listing() if config.dataset == "folder" else None,
     )

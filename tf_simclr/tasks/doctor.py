@@ -36,11 +36,13 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     Raises:
       UserError: a mistake in the settings or the data.
     """
-    source = build.source_of(config, config.train_split)
+    source = build.source_of(config, config.train_split, keep_bad_images=True)
     _say("images", f"{source.num_examples} in {source.name} ({config.train_split})")
     _say("classes", _classes(source))
     _say("sizes", _sizes(source))
     _say("bad files", _bad(source))
+    if source.passed_over:
+        _say("passed over", source.passed_over)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
     if config.lineareval_while_pretraining:
@@ -54,6 +56,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("loss", _levels(config))
     need = Need.of(config, source, plan)
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
+    source = source.take(np.setdiff1d(np.arange(source.num_examples), source.unreadable))
     source = build.for_training(config, source)  # What it takes is no longer free.
     _say("held", _held(source, config))
     _say("views", f"made by {native.state()}")
@@ -173,7 +176,7 @@ def _batch(config, source, images):
 
 def _classes(source):
     if source.class_names is None or source.labels is None:
-        return "none: no labels"
+        return f"none: {source.unlabelled}"
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     return f"{len(counts)}, of {counts.min()} to {counts.max()} images"
 
@@ -183,6 +186,7 @@ def _sizes(source):
         height, width = source.images.shape[1:3]
         return f"all {height} x {width}, {source.channels} channel(s)"
     chosen = np.unique(np.linspace(0, source.num_examples - 1, _SIZES_READ).astype(np.int64))
+    chosen = np.setdiff1d(chosen, source.unreadable)  # Also those too large to be read.
     headers = tf.data.Dataset.from_tensor_slices(chosen).map(
         lambda index: image_size(source.encoded(index)), num_parallel_calls=tf.data.AUTOTUNE
     )

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import eval_dataset
 
 _PIXEL_SIDE = 32  # Raw pixels are compared at 32 x 32 at most; more only adds noise and time.
@@ -20,11 +21,13 @@ def represent(encoder, source, *, image_size: int, batch_size: int, name: str = 
     batches = tqdm(
         dataset, total=-(-source.num_examples // batch_size), desc=name, mininterval=5, delay=3
     )
-    return np.concatenate([call(images).numpy() for images in batches]).astype(np.float32)
+    with naming_bad_images(source):
+        return np.concatenate([call(images).numpy() for images in batches]).astype(np.float32)
 
 
 def raw_pixels(source, *, image_size: int, batch_size: int) -> np.ndarray:
     """Every image as a vector of its pixels, float32 [N, side * side * C] in [0, 1]."""
     side = min(image_size, _PIXEL_SIDE)
     dataset = eval_dataset(source, batch_size=batch_size, image_size=side)
-    return np.concatenate([images.numpy().reshape(len(images), -1) for images in dataset])
+    with naming_bad_images(source):
+        return np.concatenate([images.numpy().reshape(len(images), -1) for images in dataset])

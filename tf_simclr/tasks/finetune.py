@@ -10,7 +10,7 @@ from absl import logging
 
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
-from tf_simclr.data.bad_images import READ_ERRORS
+from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import labelled_dataset
 from tf_simclr.distribute import is_chief
 from tf_simclr.errors import printable
@@ -23,7 +23,7 @@ from tf_simclr.tasks.features import represent
 from tf_simclr.tasks.guards import Guard
 from tf_simclr.tasks.loop import train, wait_shown
 from tf_simclr.tasks.plan import make_plan
-from tf_simclr.tasks.pretrain import check_batch, check_same_step, explain_bad_images
+from tf_simclr.tasks.pretrain import check_batch, check_same_step
 from tf_simclr.tasks.records import card, check_same_run, manifest
 from tf_simclr.tasks.workdir import Workdir
 
@@ -118,23 +118,20 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step, li
             **wait_shown(metrics),
         }
 
-    try:
-        with strategy.scope():
-            metrics = train(
-                model,
-                strategy.distribute_datasets_from_function(dataset),
-                plan,
-                start_step=step,
-                batch_size=config.train_batch_size,
-                steps_per_call=config.steps_per_execution,
-                jit_compile=config.jit_compile,
-                max_minutes=config.max_run_time,
-                checkpoints=checkpoints,
-                log=log,
-                describe=describe,
-            )
-    except READ_ERRORS as error:
-        raise explain_bad_images(source, error) from error
+    with naming_bad_images(source), strategy.scope():
+        metrics = train(
+            model,
+            strategy.distribute_datasets_from_function(dataset),
+            plan,
+            start_step=step,
+            batch_size=config.train_batch_size,
+            steps_per_call=config.steps_per_execution,
+            jit_compile=config.jit_compile,
+            max_minutes=config.max_run_time,
+            checkpoints=checkpoints,
+            log=log,
+            describe=describe,
+        )
     workdir.update_result("training", metrics)
 
 

@@ -11,6 +11,7 @@ from absl import logging
 
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
+from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.errors import UserError, printable
 from tf_simclr.tasks import build
@@ -18,7 +19,6 @@ from tf_simclr.tasks.features import raw_pixels, represent
 from tf_simclr.tasks.workdir import Workdir
 
 TRAINED, RANDOM, PIXELS = "trained encoder", "random encoder", "raw pixels"
-_NAMED = 5  # Classes that a message names.
 
 
 def encoder_path(config: Config) -> str:
@@ -27,15 +27,22 @@ def encoder_path(config: Config) -> str:
 
 
 def labelled_splits(config: Config):
-    """(train source, eval source), both with labels; logs which classes only the second has.
+    """(train source, eval source), both with labels; warns where their classes differ.
 
     Raises:
-      UserError: no labels.
+      UserError: all that is wrong with either: no such split, no labels; or no class is in both.
     """
-    sources = [build.source_of(config, split) for split in (config.train_split, config.eval_split)]
-    for source in sources:
-        require_labels(source)
-    _warn_of_unseen_classes(*sources)
+    sources, problems = [], []
+    for split in (config.train_split, config.eval_split):
+        try:
+            source = build.source_of(config, split)
+            require_labels(source)
+            sources.append(source)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(" And ".join(dict.fromkeys(problems)))
+    _compare_classes(config, *sources)
     return sources
 
 
@@ -45,17 +52,28 @@ def smallest_class(source) -> tuple[str, int]:
     return source.class_names[present[counts.argmin()]], int(counts.min())
 
 
-def _warn_of_unseen_classes(train, test) -> None:
-    """Logs which classes of the evaluation split the training split has no image of."""
-    unseen = np.setdiff1d(test.labels, train.labels)
-    if len(unseen):
-        names = [train.class_names[label] for label in unseen[:_NAMED]]
-        logging.warning(
-            "%d of %d classes have no image in %s: %s%s. Their %d images in %s count as errors.",
-            *(len(unseen), len(train.class_names), train.split, ", ".join(names)),
-            ", ..." if len(unseen) > _NAMED else "",
-            *(np.isin(test.labels, unseen).sum(), test.split),
+def _compare_classes(config, train, evaluated):
+    """Warns of classes that only one split has images of; refuses splits that share none."""
+    both = [[s.class_names[label] for label in np.unique(s.labels)] for s in (train, evaluated)]
+    here, there = map(set, both)
+    if not here & there:
+        raise UserError(
+            f"--train_split={config.train_split} and --eval_split={config.eval_split} of "
+            f"{train.name!r} have no class in common: {listed(both[0])}, and {listed(both[1])}."
         )
+    rows = (
+        (config.train_split, here - there, "no image of them is evaluated"),
+        (config.eval_split, there - here, "their images always count as wrong"),
+    )
+    for split, only, effect in rows:
+        if only:
+            logging.warning(
+                "%d classes are in %s only, and %s: %s.",
+                len(only),
+                split,
+                effect,
+                listed(sorted(only)),
+            )
 
 
 def feature_sets(config: Config, sources) -> Iterator[tuple[str, list[np.ndarray]]]:

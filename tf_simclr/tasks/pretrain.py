@@ -10,7 +10,7 @@ from absl import logging
 from tf_simclr import augment, losses
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
-from tf_simclr.data.bad_images import READ_ERRORS, bad_images_error, find_bad_images
+from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
 from tf_simclr.distribute import is_chief, several_hosts
 from tf_simclr.errors import UserError
@@ -94,7 +94,7 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step, li
             **wait_shown(metrics),
         }
 
-    try:
+    with naming_bad_images(source):
         if workdir.writes:
             _show_views(dataset(None), workdir, writer, step, model.probe is not None)
         with strategy.scope():
@@ -112,8 +112,6 @@ def _train(config, strategy, source, plan, model, checkpoints, workdir, step, li
                 log=log,
                 describe=describe,
             )
-    except READ_ERRORS as error:
-        raise explain_bad_images(source, error) from error
     workdir.update_result("pretrain", metrics)
 
 
@@ -209,15 +207,6 @@ def check_batch(config: Config, strategy) -> None:
             f"--micro_batch_size={micro} must divide the {share} images that each of the "
             f"{replicas} replica(s) has of the batch; the nearest below that does: {largest}."
         )
-
-
-def explain_bad_images(source, error: tf.errors.OpError) -> UserError:
-    """Names the files that cannot be decoded, if there are any; else passes the message on."""
-    logging.info("An image could not be read; looking for the files ...")
-    bad = find_bad_images(source)
-    if not bad:
-        return UserError(f"a batch could not be made: {error.message}")
-    return bad_images_error(bad, source.num_examples)
 
 
 def _announce(config, source, plan: Plan, strategy, step):

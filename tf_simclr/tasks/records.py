@@ -86,12 +86,15 @@ def check_same_run(checkpoints: str, source, allow_changes: bool = False) -> Non
     if fingerprint not in (None, source.fingerprint):
         message = (
             f"the images of {source.name!r} are not those that the run in {checkpoints} was "
-            f"trained on (fingerprint {source.fingerprint}, was {fingerprint}): files came, went "
-            "or changed"
+            f"trained on (fingerprint {source.fingerprint}, was {fingerprint}): files were added, "
+            "removed or changed, or an older version of tf_simclr read the folder differently (it "
+            "did not read .jfif and .jpe, read the folders of systems such as @eaDir, and knew "
+            "fewer names of splits)"
         )
         if not allow_changes:
             raise UserError(
-                f"{message}. Bring them back, use another --workdir, or pass --allow_changes."
+                f"{message}. Bring the files back, use another --workdir, or pass --allow_changes "
+                "to continue with the images that are there now."
             )
         logging.warning("%s; going on with those that are there.", message)
     now = versions()

@@ -1,0 +1,144 @@
+"""Which folder is which split of a data set: train/, valid/, Test_Set/ and so on."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+
+from absl import logging
+
+from tf_simclr.data.bad_images import listed
+from tf_simclr.data.listing import Scan
+from tf_simclr.errors import UserError
+
+# Names that data sets use: torchvision's ImageNet train/val, fastai and Roboflow train/valid/test,
+# Hugging Face's imagefolder all of these but trn and tst, Kaggle Training/Testing, training_set.
+_NAMES = {
+    "train": ("train", "training", "trn"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
+}
+_SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
+_PATTERN = re.compile(r"(\w+?)[-_. ]?(set|data|images|split)?")  # Train_Set, trainset, "test data".
+_LIKE = re.compile(r"(?<![a-z])(" + "|".join(_SPLIT_OF) + r")(set)?(?![a-z])")  # seg_train, val2017
+
+
+def text_of(name: bytes) -> str:
+    """A file's name as text, in Unicode's composed form (NFC).
+
+    One name can be stored in two forms: Macs decompose letters with accents, other systems do not.
+    Bytes that are not UTF-8 stay distinct, as surrogates.
+    """
+    return unicodedata.normalize("NFC", os.fsdecode(name))
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder's name stands for: "train", "validation", "test", or None."""
+    match = _PATTERN.fullmatch(name.casefold())
+    return _SPLIT_OF.get(match[1]) if match else None
+
+
+def find_split(scan: Scan, folder: bytes, split: str) -> tuple[bytes, list[bytes]]:
+    """Finds the folder of a split.
+
+    A folder has splits if it has sub-folders named as a training split and as another one, or
+    nothing but sub-folders named as splits. Any other folder is one set, the split "train".
+
+    Args:
+      scan: lists folders.
+      folder: the folder of the data set.
+      split: "train", "test", "val", ...: the exact name of a sub-folder, the name in other case, or
+        another usual name of the same split, in this order. "test" also finds the validation split
+        where there is no test split.
+
+    Returns:
+      (the split's folder, the folders that are named as splits: they share one numbering of
+      classes). The second is empty where the folder is one set.
+
+    Raises:
+      UserError: there is no such split, or several folders that could be it.
+    """
+    contents = scan(folder)
+    split_of = {name: split_named(text_of(name)) for name in contents.folders}
+    found = set(split_of.values()) - {None}
+    only_splits = split_of and None not in split_of.values() and not contents.images
+    if not only_splits and not ("train" in found and len(found) > 1):
+        if split != "train":
+            raise UserError(
+                f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} is one set, "
+                "'train'. Put its images into sub-folders train and test, or hold out a slice: "
+                f"--train_split='train[:90%]' --eval_split='train[90%:]'.{scan.passed_over()}"
+            )
+        return folder, []
+    name = _choose(scan, folder, split_of, split)
+    _report(folder, contents, split_of, name, split)
+    known = [os.path.join(folder, other) for other in split_of if split_of[other]]
+    return os.path.join(folder, name), known
+
+
+def warn_of_split_names(folder: bytes, classes: set[bytes], without_images: set[bytes]):
+    """Warns where folders that are taken as classes look like splits.
+
+    Args:
+      folder: the folder of the data set.
+      classes: the names of its classes' folders.
+      without_images: those that hold sub-folders only, as a split does that has classes.
+    """
+    alike = {name for name in classes if _LIKE.search(text_of(name).casefold())}
+    if len(classes) > 1 and alike and (alike == classes or alike & without_images):
+        logging.warning(
+            "The folders %s in %r are taken as classes of one set, but look like splits. If they "
+            "are, rename them to train, valid and test, or pass --data_dir=<the folder of one>.",
+            listed([os.fsdecode(name) for name in sorted(alike)]),
+            os.fsdecode(folder),
+        )
+
+
+def _choose(scan, folder, split_of, split):
+    """The name of the folder that is a split."""
+    wanted, text = split_named(split), unicodedata.normalize("NFC", split)
+    ways = (
+        lambda name: text_of(name) == text,
+        lambda name: text_of(name).casefold() == text.casefold(),
+        lambda name: wanted and split_of[name] == wanted,
+        lambda name: wanted == "test" and split_of[name] == "validation",
+    )
+    for way in ways:
+        names = sorted(filter(way, split_of))
+        if len(names) == 1:
+            return names[0]
+        if names:
+            raise UserError(
+                f"the split {split!r} can be any of the folders "
+                f"{listed([os.fsdecode(name) for name in names])} in {os.fsdecode(folder)!r}: "
+                "pass the exact name of one as --train_split or --eval_split, or rename the others."
+            )
+    names = sorted(map(text_of, split_of), key=lambda name: (split_named(name) != "train", name))
+    raise UserError(
+        f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} has the splits "
+        f"{', '.join(names)}.{scan.passed_over()}"
+    )
+
+
+def _report(folder, contents, split_of, name, split):
+    """Says what was taken as the split, and warns of what belongs to no split that is used."""
+    if text_of(name) != unicodedata.normalize("NFC", split):
+        logging.info("The split %r is the folder %r.", split, os.fsdecode(name))
+    rivals = [other for other in split_of if split_of[name] and split_of[other] == split_of[name]]
+    strangers = [other for other in split_of if not split_of[other]]
+    unused = sorted({*rivals, *strangers} - {name})
+    if unused:
+        logging.warning(
+            "Not used: %s in %r, as the split %r is the folder %r alone.",
+            listed([os.fsdecode(other) for other in unused]),
+            os.fsdecode(folder),
+            split,
+            os.fsdecode(name),
+        )
+    if contents.images:
+        logging.warning(
+            "%d images directly in %r are not used: they lie outside of its splits' folders.",
+            len(contents.images),
+            os.fsdecode(folder),
+        )

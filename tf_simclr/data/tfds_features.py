@@ -1,0 +1,148 @@
+"""Which features of a TFDS data set are the image and the label, and why others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from tf_simclr.data.bad_images import listed
+from tf_simclr.errors import UserError, unknown_name
+
+_CLASS_LABEL = "class label"
+MOST_CLASSES = 2**16  # A number above is an identifier or a measurement.
+
+
+class Feature(NamedTuple):
+    """What a feature is as a label."""
+
+    kind: str  # For people: "class label", "int64", "text", ...
+    usable: bool  # One whole number for each example.
+    class_names: tuple[str, ...]  # Empty where it has none.
+
+
+def image_of(info) -> str:
+    """The name of the image in an example.
+
+    Raises:
+      UserError: there is none, or more than one that could be it.
+    """
+    import tensorflow_datasets as tfds
+
+    kind = tfds.features.Image
+    images = [name for name, feature in info.features.items() if type(feature) is kind]
+    image = _pick(images, "image", (info.supervised_keys or (None,))[0])
+    if image is None:
+        raise UserError(
+            f"{info.full_name!r} needs one image in each example; it has "
+            f"{', '.join(images) or 'none'}. Its features: {', '.join(info.features)}."
+        )
+    return image
+
+
+def labels_of(features, above: str = "") -> dict[str, Feature]:
+    """The features of an example that are not images, with "a/b" for a feature in a feature.
+
+    Args:
+      features: `tfds.features.FeaturesDict`.
+      above: the name of the one that it is in, with a slash.
+    """
+    import tensorflow_datasets as tfds
+
+    found = {}
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.FeaturesDict):
+            found.update(labels_of(feature, f"{above}{name}/"))
+        elif isinstance(feature, tfds.features.ClassLabel):
+            found[above + name] = Feature(_CLASS_LABEL, True, _names_of(feature))
+        elif isinstance(feature, tfds.features.Text):
+            found[above + name] = Feature("text", False, ())
+        elif isinstance(feature, tfds.features.Sequence):
+            found[above + name] = Feature("several values for each example", False, ())
+        elif isinstance(feature, tfds.features.Tensor) and not isinstance(
+            feature, (tfds.features.Image, tfds.features.Audio)
+        ):
+            dtype = np.dtype(feature.np_dtype)
+            usable = feature.shape == () and dtype.kind in "iub"
+            kind = dtype.name if feature.shape == () else f"{dtype.name} {list(feature.shape)}"
+            found[above + name] = Feature(kind, usable, ())
+    return found
+
+
+def choose_label(info, features: dict[str, Feature], label: str) -> str | None:
+    """The name of the label; None where there is none, or more than one that could be it.
+
+    Without a flag only class labels are taken that are not part of another feature.
+
+    Args:
+      info: `tfds.core.DatasetInfo`.
+      features: from `labels_of`.
+      label: what the user asks for, or "".
+
+    Raises:
+      UserError: no feature of that name, or one that is not a whole number for each example.
+    """
+    if not label:
+        supervised = (info.supervised_keys or (None, None))[1]
+        class_labels = [n for n in features if features[n].kind == _CLASS_LABEL and "/" not in n]
+        return _pick(class_labels, "label", supervised)
+    if label not in features:
+        raise unknown_name(f"feature of {info.full_name!r} for --label", label, features)
+    if not features[label].usable:
+        raise UserError(
+            f"--label={label} of {info.full_name!r} is {features[label].kind}; a label is a class "
+            f"label or one whole number for each example. {_choices(features)}"
+        )
+    return label
+
+
+def why_unlabelled(info, features: dict[str, Feature], label: str | None) -> str:
+    """A sentence for when there are no labels."""
+    if label:
+        return (
+            f"its feature {label!r} is -1 for some examples, which stands for a label that is "
+            "withheld, as in test sets of competitions. Choose another split."
+        )
+    class_labels = [name for name in features if features[name].kind == _CLASS_LABEL]
+    why = ("none of its features is a class label", "its only class label is part of a feature")
+    why = (*why, "several of its features are class labels")[min(len(class_labels), 2)]
+    return f"{why}. {_choices(features)}"
+
+
+def check_numbers(label: str, labels: np.ndarray) -> None:
+    """Checks numbers that are to be labels, int64 [N].
+
+    Raises:
+      UserError: some are negative, or too large.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= MOST_CLASSES:
+        raise UserError(
+            f"--label={label}: its numbers are from {low} to {high}; labels are from 0 to at most "
+            f"{MOST_CLASSES - 1}. Choose another feature."
+        )
+
+
+def _pick(names: Iterable[str], usual: str, supervised: str | None) -> str | None:
+    """The one of several features that is taken without a flag; None where that is not clear."""
+    names = list(names)
+    for name in (usual, supervised):
+        if name in names:
+            return name
+    return names[0] if len(names) == 1 else None
+
+
+def _choices(features):
+    usable = [name for name in features if features[name].usable]
+    usable.sort(key=lambda name: features[name].kind != _CLASS_LABEL)
+    others = [f"{name} ({kind})" for name, (kind, usable, _) in features.items() if not usable]
+    text = "--label takes none of its features"
+    if usable:
+        kinds = [f"--label={name} ({features[name].kind})" for name in usable]
+        text = f"Choose one: {listed(kinds)}"
+    return text + (f"; not: {listed(others)}." if others else ".")
+
+
+def _names_of(class_label):
+    return tuple(class_label.names) if class_label.num_classes else ()
