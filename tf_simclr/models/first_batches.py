@@ -19,8 +19,9 @@ from tf_simclr.models.inputs import Images, Pairs, as_tensors
 
 _RANGE = (-0.5, 1.5)  # Bicubic resizing and colour jitter may leave [0, 1] a little.
 _WATCHED_BATCHES = 8  # Not one: a replica whose own batch is sound would wait for the others.
-_OUTSIDE = "images must lie in 0 to 1, or be uint8; the first batches hold values from"
+_BEGINS = "images must lie in 0 to 1 or be uint8; the first batches hold"
 _ADVICE = "Divide by 255, or move a normalisation by mean and deviation into the encoder."
+_NOT_FINITE = f"{_BEGINS} NaN or infinity. Look for the images they come from."
 
 
 @contextlib.contextmanager
@@ -59,10 +60,10 @@ def checked(form: Pairs | Images, x, y, batch_size: int | None, finite: bool) ->
     try:
         yield x
     except tf.errors.InvalidArgumentError as error:
-        _, outside, rest = error.message.partition(_OUTSIDE)
-        if not outside:
+        _, ours, rest = error.message.partition(_BEGINS)
+        if not ours:
             raise
-        raise UserError(outside + rest.partition(_ADVICE)[0] + _ADVICE) from None
+        raise UserError(ours + rest.partition("]")[0]) from None  # TensorFlow prints it in a list.
 
 
 def _check_first(form, batch, finite) -> None:
@@ -94,14 +95,11 @@ def _range_of(images, finite):
     """(whether images are as they should be, what to say if not)."""
     known = tf.math.is_finite(images)
     values = tf.where(known, images, tf.cast(0.5, images.dtype))
-    low, high = tf.reduce_min(values), tf.reduce_max(values)
-    sound = (low >= _RANGE[0]) & (high <= _RANGE[1])
-    all_known = tf.reduce_all(known)
-    also = tf.where(all_known, "", ", and NaN or infinity")
-    message = tf.strings.join(
-        [f"{_OUTSIDE} ", tf.as_string(low), " to ", tf.as_string(high), also, f". {_ADVICE}"]
-    )
-    return sound & (all_known | (not finite)), message
+    low, high = (tf.cast(f(values), tf.float32) for f in (tf.reduce_min, tf.reduce_max))
+    inside = (low >= _RANGE[0]) & (high <= _RANGE[1])
+    values = [" values from ", tf.as_string(low), " to ", tf.as_string(high), ". "]
+    message = tf.where(inside, _NOT_FINITE, tf.strings.join([_BEGINS, *values, _ADVICE]))
+    return inside & (tf.reduce_all(known) | (not finite)), message
 
 
 def _are_arrays(data) -> bool:

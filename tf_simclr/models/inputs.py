@@ -56,6 +56,7 @@ class Pairs:
         if labelled is not None:
             _check_images("labelled images", labelled[:1], self._images)
             _check_labels(labelled[1])
+            labelled = labelled[0], _int64(labelled[1])
         return views, labelled
 
     def check(self, specs) -> None:
@@ -107,9 +108,9 @@ class Pairs:
         return views, tuple(labelled)
 
     def _forms(self) -> str:
-        views = "batches of two_view_dataset or on two views (view_a, view_b), each [N, H, W, C]"
+        views = "batches of two_view_dataset or two views (view_a, view_b), each [N, H, W, C]"
         if self._probe:
-            return f"pairs (views, (images, labels)) when it has a probe; views are {views}"
+            return f"(views, (images, labels)) when it has a probe; views are {views}"
         return f"{views}, alone or as (views, labels)"
 
     def _unequal(self, found: str) -> str:
@@ -183,7 +184,9 @@ def _views_in(data):
         if _is_tensor(images) and images.shape.rank == 5:
             return data
         data = [data[name] for name in sorted(data)]
-    return tuple(data) if _are_two_tensors(data) else None
+    # Of another rank, the second is no view but labels.
+    alike = _are_two_tensors(data) and data[0].shape.rank == data[1].shape.rank
+    return tuple(data) if alike else None
 
 
 def _check_pipeline(images, expected) -> None:
@@ -199,8 +202,8 @@ def _check_images(what: str, images, expected) -> None:
     same = all(x.shape.is_compatible_with(images[0].shape) for x in images)
     if not same or not all(x.shape.is_compatible_with(expected.shape) for x in images):
         raise UserError(
-            f"{what} must have {'one shape, ' * (len(images) > 1)}{_shape(expected.shape)} for "
-            f"this encoder; received {' and '.join(map(_described, images))}."
+            f"{what} must have the shape {_shape(expected.shape)} that the encoder takes, and the "
+            f"same number of images; received {' and '.join(map(_described, images))}."
         )
     for x in images:
         _check_dtype(what, x.dtype)
@@ -219,6 +222,10 @@ def _check_labels(labels) -> None:
             "the probe's labels must be class numbers, integers [N]; received "
             f"{_described(labels)}."
         )
+
+
+def _int64(labels):
+    return tf.cast(labels, tf.int64) if isinstance(labels, tf.Tensor) else labels
 
 
 def _described(data) -> str:

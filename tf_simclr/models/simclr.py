@@ -99,10 +99,8 @@ class SimCLR(tf.keras.Model):
         else:
             self._network = None
         self._observed = StepMetrics(bool(probe_classes), finite_only=skip_bad_steps)
-        self._pairs, self._images = (
-            Pairs(images, bool(probe_classes), num_replicas()),
-            Images(images),
-        )
+        self._pairs = Pairs(images, bool(probe_classes), num_replicas())
+        self._images = Images(images)
         # Keras finds these out in a model's first `__call__`, which training never makes; saving as
         # a SavedModel needs them.
         self._set_save_spec(images)

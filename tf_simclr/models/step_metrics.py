@@ -23,10 +23,12 @@ class _Unsaved:
         pass
 
 
+@tf.keras.utils.register_keras_serializable(package="tf_simclr")
 class _Mean(_Unsaved, tf.keras.metrics.Mean):
     pass
 
 
+@tf.keras.utils.register_keras_serializable(package="tf_simclr")
 class _Sum(_Unsaved, tf.keras.metrics.Sum):
     pass
 
