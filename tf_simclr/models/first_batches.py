@@ -47,16 +47,18 @@ def checked(form: Pairs | Images, x, y, batch_size: int | None, finite: bool) ->
         form.check(x.element_spec)
         x = _watched(x, form, finite) if form.floats(x.element_spec) else x
     elif isinstance(x, tf.keras.utils.Sequence):
-        _check_first(form, x[0], finite)
+        _check_first(form, x[0], None, finite)
     elif hasattr(x, "__next__") and not isinstance(x, tf.data.Iterator):
         first = list(itertools.islice(x, 1))
         for batch in first:
-            _check_first(form, batch, finite)
+            _check_first(form, batch, None, finite)
         x = itertools.chain(first, x)
     elif _are_arrays(data := (x,) if y is None else (x, y)):
         size = batch_size or 32
-        form.check_rows(len(tf.nest.flatten(x)[0]), size)
-        _check_first(form, tf.nest.map_structure(lambda array: array[:size], data), finite)
+        rows = len(tf.nest.flatten(x)[0])
+        form.check_rows(rows, size)
+        first = tf.nest.map_structure(lambda array: array[:size], data)
+        _check_first(form, first, min(size, rows), finite)
     try:
         yield x
     except tf.errors.InvalidArgumentError as error:
@@ -66,9 +68,16 @@ def checked(form: Pairs | Images, x, y, batch_size: int | None, finite: bool) ->
         raise UserError(ours + rest.partition("]")[0]) from None  # TensorFlow prints it in a list.
 
 
-def _check_first(form, batch, finite) -> None:
+def _check_first(form, batch, rows: int | None, finite: bool) -> None:
+    """Checks a batch, of as many rows as all others or None."""
+
+    def spec(x):
+        sized = isinstance(x, tf.Tensor) and x.shape.rank
+        return tf.TensorSpec([rows, *x.shape[1:]], x.dtype) if sized else x
+
     batch = as_tensors(batch)
-    form.check(tf.nest.map_structure(tf.type_spec_from_value, batch))
+    form.take(batch)
+    form.check(tf.nest.map_structure(spec, batch))
     for images in form.floats(batch):
         sound, message = _range_of(images, finite)
         if not sound:

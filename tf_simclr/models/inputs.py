@@ -41,18 +41,13 @@ class Pairs:
           (the views: the pipeline's dict or a tuple of two; (images, labels [m]) or None).
 
         Raises:
-          UserError: it has none of these forms, a shape or dtype does not fit, or several replicas
-            have batches of a size that is not known in advance.
+          UserError: it has none of these forms, or a shape or dtype does not fit.
         """
         views, labelled = self._parts(data)
         if isinstance(views, dict):
             _check_pipeline(views["images"], self._images)
-            rows = views["images"].shape[0]
         else:
             _check_images("views", views, self._images)
-            rows = views[0].shape[0]
-        if rows is None and self._replicas > 1:
-            raise UserError(self._unequal("a batch size that is not known in advance"))
         if labelled is not None:
             _check_images("labelled images", labelled[:1], self._images)
             _check_labels(labelled[1])
@@ -60,7 +55,14 @@ class Pairs:
         return views, labelled
 
     def check(self, specs) -> None:
-        """Raises UserError unless the batches of all replicas, of these specs, can be shared."""
+        """Checks global batches of these specs, where None is a number that may change.
+
+        Not a part of `take`: where Keras traces a step again for another batch size, the size is
+        unknown there although every batch is shared evenly.
+
+        Raises:
+          UserError: as `take`; replicas would get unequal batches; or all batches are of one pair.
+        """
 
         def share(spec):
             if not _is_tensor(spec) or not spec.shape.rank or spec.shape[0] is None:
@@ -71,7 +73,10 @@ class Pairs:
 
         self._parts(specs)  # An unknown form is named first.
         views, _ = self.take(tf.nest.map_structure(share, specs))
-        if tf.nest.flatten(views)[0].shape[0] == 1 and self._replicas == 1:
+        rows = (views["images"] if isinstance(views, dict) else views[0]).shape[0]
+        if rows is None and self._replicas > 1:
+            raise UserError(self._unequal("batches of a size that is not known in advance"))
+        if rows == 1 and self._replicas == 1:
             raise UserError(
                 "SimCLR needs at least two pairs in a batch, as each pair's negatives are the "
                 "others; received a batch size of 1."
