@@ -21,11 +21,10 @@ _RANGE = (-0.5, 1.5)  # Bicubic resizing and colour jitter may leave [0, 1] a li
 _WATCHED_BATCHES = 8  # Not one: a replica whose own batch is sound would wait for the others.
 _BEGINS = "images must lie in 0 to 1 or be uint8; the first batches hold"
 _ADVICE = "Divide by 255, or move a normalisation by mean and deviation into the encoder."
-_NOT_FINITE = f"{_BEGINS} NaN or infinity. Look for the images they come from."
 
 
 @contextlib.contextmanager
-def checked(form: Pairs | Images, x, y, batch_size: int | None, finite: bool) -> Iterator[Any]:
+def checked(form: Pairs | Images, x, y, batch_size: int | None) -> Iterator[Any]:
     """Checks what `fit`, `evaluate` or `predict` is given, and leaves every batch of it to them.
 
     What only Keras can read, such as a distributed data set, is checked when the step is traced.
@@ -34,7 +33,6 @@ def checked(form: Pairs | Images, x, y, batch_size: int | None, finite: bool) ->
       form: what its batches must be.
       x, y: as `keras.Model.fit` takes them.
       batch_size: of arrays; None: 32.
-      finite: whether NaN and infinity in the first batches are refused.
 
     Yields:
       What to give to Keras in the place of `x`.
@@ -45,20 +43,20 @@ def checked(form: Pairs | Images, x, y, batch_size: int | None, finite: bool) ->
     """
     if isinstance(x, tf.data.Dataset):
         form.check(x.element_spec)
-        x = _watched(x, form, finite) if form.floats(x.element_spec) else x
+        x = _watched(x, form) if form.floats(x.element_spec) else x
     elif isinstance(x, tf.keras.utils.Sequence):
-        _check_first(form, x[0], None, finite)
+        _check_first(form, x[0], None)
     elif hasattr(x, "__next__") and not isinstance(x, tf.data.Iterator):
         first = list(itertools.islice(x, 1))
         for batch in first:
-            _check_first(form, batch, None, finite)
+            _check_first(form, batch, None)
         x = itertools.chain(first, x)
     elif _are_arrays(data := (x,) if y is None else (x, y)):
         size = batch_size or 32
         rows = len(tf.nest.flatten(x)[0])
         form.check_rows(rows, size)
         first = tf.nest.map_structure(lambda array: array[:size], data)
-        _check_first(form, first, min(size, rows), finite)
+        _check_first(form, first, min(size, rows))
     try:
         yield x
     except tf.errors.InvalidArgumentError as error:
@@ -68,7 +66,7 @@ def checked(form: Pairs | Images, x, y, batch_size: int | None, finite: bool) ->
         raise UserError(ours + rest.partition("]")[0]) from None  # TensorFlow prints it in a list.
 
 
-def _check_first(form, batch, rows: int | None, finite: bool) -> None:
+def _check_first(form, batch, rows: int | None) -> None:
     """Checks a batch, of as many rows as all others or None."""
 
     def spec(x):
@@ -79,17 +77,17 @@ def _check_first(form, batch, rows: int | None, finite: bool) -> None:
     form.take(batch)
     form.check(tf.nest.map_structure(spec, batch))
     for images in form.floats(batch):
-        sound, message = _range_of(images, finite)
+        sound, message = _range_of(images)
         if not sound:
             raise UserError(message.numpy().decode())
 
 
-def _watched(dataset, form, finite):
+def _watched(dataset, form):
     """The data set, failing in its first batches if their images are not in [0, 1]."""
 
     def check(batch):
         for images in form.floats(batch):
-            sound, message = _range_of(images, finite)
+            sound, message = _range_of(images)
             tf.debugging.Assert(sound, [message])
         return True
 
@@ -100,15 +98,13 @@ def _watched(dataset, form, finite):
     return dataset.enumerate().map(watch)
 
 
-def _range_of(images, finite):
+def _range_of(images):
     """(whether images are as they should be, what to say if not)."""
-    known = tf.math.is_finite(images)
-    values = tf.where(known, images, tf.cast(0.5, images.dtype))
+    # NaN and infinity are left to the loss, which shows them, and to `skip_bad_steps`.
+    values = tf.where(tf.math.is_finite(images), images, tf.cast(0.5, images.dtype))
     low, high = (tf.cast(f(values), tf.float32) for f in (tf.reduce_min, tf.reduce_max))
-    inside = (low >= _RANGE[0]) & (high <= _RANGE[1])
     values = [" values from ", tf.as_string(low), " to ", tf.as_string(high), ". "]
-    message = tf.where(inside, _NOT_FINITE, tf.strings.join([_BEGINS, *values, _ADVICE]))
-    return inside & (tf.reduce_all(known) | (not finite)), message
+    return (low >= _RANGE[0]) & (high <= _RANGE[1]), tf.strings.join([_BEGINS, *values, _ADVICE])
 
 
 def _are_arrays(data) -> bool:

@@ -140,18 +140,17 @@ class SimCLR(tf.keras.Model):
         for name in ("sample_weight", "class_weight"):
             if kwargs.get(name) is not None:
                 raise UserError(f"NT-Xent does not weigh images; received {name}.")
-        finite = not self.skip_bad_steps
-        with checked(self._pairs, x, y, batch_size, finite) as x:
+        with checked(self._pairs, x, y, batch_size) as x:
             return super().fit(x, y, batch_size, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """As `keras.Model.evaluate`, of batches as `fit` takes them."""
-        with checked(self._pairs, x, y, batch_size, not self.skip_bad_steps) as x:
+        with checked(self._pairs, x, y, batch_size) as x:
             return super().evaluate(x, y, batch_size, *args, **kwargs)
 
     def predict(self, x, batch_size=None, *args, **kwargs):
         """h [N, D] of images [N, H, W, C], as `keras.Model.predict`."""
-        with checked(self._images, x, None, batch_size, finite=False) as x:
+        with checked(self._images, x, None, batch_size) as x:
             return super().predict(x, batch_size, *args, **kwargs)
 
     def train_step(self, data):
