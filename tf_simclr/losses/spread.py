@@ -29,7 +29,7 @@ def uniformity(z: tf.Tensor) -> tf.Tensor:
     Wang & Isola 2020, arXiv:2005.10242, section 4.2.2 with t = 2.
 
     Args:
-      z: [n, D] embeddings, n >= 2.
+      z: [n, D] embeddings, n >= 2; one alone makes no pair, which gives infinity.
 
     Returns:
       Scalar float32.

@@ -62,8 +62,10 @@ class ProjectionHead(tf.keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name=f"norm_{i + 1}",
             )
-            dense.build([None, width])
-            norm.build([None, units])
+            # Without scopes all kernels would be called "kernel", and HDF5 refuses equal names.
+            for layer, size in ((dense, width), (norm, units)):
+                with tf.name_scope(layer.name):
+                    layer.build([None, size])
             self.dense.append(dense)
             self.norms.append(norm)
             width = units

@@ -8,7 +8,10 @@ from tf_simclr import augment, losses
 from tf_simclr.distribute import num_replicas
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import synchronize_batch_norm
+from tf_simclr.models.encoder_interface import build_head, interface_of
+from tf_simclr.models.first_batches import checked
 from tf_simclr.models.heads import ProjectionHead
+from tf_simclr.models.inputs import Images, Pairs, to_float
 from tf_simclr.models.micro_batches import Parts
 from tf_simclr.models.recompute import Network, forward, penalties
 from tf_simclr.models.segments import segments_of
@@ -20,10 +23,13 @@ from tf_simclr.models.step_metrics import StepMetrics
 class SimCLR(tf.keras.Model):
     """A Simple framework for Contrastive Learning of visual Representations (arXiv:2002.05709).
 
-    `fit` takes `two_view_dataset`, or any dataset of (view_a, view_b), each [N, H, W, C] float32
-    in [0, 1]. With a probe it takes pairs (one of these as above, (images, labels)): the probe is a
-    linear classifier on stop_gradient(h), with its own labelled images and its own optimiser, and
-    shows how good the representation is while it trains; it teaches the encoder nothing.
+    `fit` takes `two_view_dataset`, or any dataset of (view_a, view_b), each [N, H, W, C] of floats
+    in [0, 1] or of uint8, which is divided by 255; labels after them, ((view_a, view_b), labels),
+    are ignored. With a probe it takes pairs (one of these as above, (images, labels)): the probe is
+    a linear classifier on stop_gradient(h), with its own labelled images and its own optimiser, and
+    shows how good the representation is while it trains; it teaches the encoder nothing. Batches of
+    another form, and float images far outside [0, 1], are refused with a UserError before the first
+    step (`models/inputs.py`).
 
     Under a strategy with several replicas the batch normalisation of encoder and head is
     synchronised, and the negatives are those of the global batch.
@@ -37,7 +43,8 @@ class SimCLR(tf.keras.Model):
     back, with the statistics of the whole batch. Both combine.
 
     Attributes:
-      encoder: f, a Keras model from images to h [N, D].
+      encoder: f, a Keras model or layer from images [N, H, W, C] float32 to h [N, D]: functional,
+        or of any other kind that has been called once.
       projection_head: g, a layer from h to z; default `ProjectionHead()`.
       temperature: T of NT-Xent, > 0.
       probe_classes: number of classes of the online probe; 0: no probe.
@@ -66,11 +73,7 @@ class SimCLR(tf.keras.Model):
         losses.check_temperature(temperature)
         if micro_batch_size is not None and micro_batch_size < 1:
             raise UserError(f"micro_batch_size must be positive; received {micro_batch_size!r}.")
-        if len(encoder.output_shape) != 2:
-            raise UserError(
-                "encoder must map images to vectors [N, D]; its output shape is "
-                f"{encoder.output_shape}. End it with global average pooling."
-            )
+        images, h = interface_of(encoder)
         self.encoder = encoder
         self.projection_head = ProjectionHead() if projection_head is None else projection_head
         self.temperature = temperature
@@ -79,12 +82,12 @@ class SimCLR(tf.keras.Model):
         self.micro_batch_size = micro_batch_size
         self.rematerialize = rematerialize
         self.skip_bad_steps = skip_bad_steps
-        if not self.projection_head.built:
-            self.projection_head.build(encoder.output_shape)
+        build_head(self.projection_head, h)
         self.probe = None
         if probe_classes:
             self.probe = tf.keras.layers.Dense(probe_classes, dtype="float32", name="probe")
-            self.probe.build(encoder.output_shape)
+            with tf.name_scope(self.probe.name):
+                self.probe.build(h)
         synchronized = global_batch_norm and num_replicas() > 1 and micro_batch_size is None
         for part in (self.encoder, self.projection_head):
             synchronize_batch_norm(part, synchronized)
@@ -96,7 +99,11 @@ class SimCLR(tf.keras.Model):
         else:
             self._network = None
         self._observed = StepMetrics(bool(probe_classes), finite_only=skip_bad_steps)
-        self._skipped = tf.keras.metrics.Sum(name="skipped_steps")
+        self._pairs = Pairs(images, bool(probe_classes), num_replicas())
+        self._images = Images(images)
+        # Keras finds these out in a model's first `__call__`, which training never makes; saving as
+        # a SavedModel needs them.
+        self._set_save_spec(images)
         self.built = True
 
     def compile(self, optimizer="rmsprop", probe_optimizer=None, **kwargs):
@@ -117,8 +124,7 @@ class SimCLR(tf.keras.Model):
 
     @property
     def metrics(self):
-        skipped = [self._skipped] if self._can_skip else []
-        return [*self._observed.means.values(), *skipped]
+        return self._observed.all(skipping=self._can_skip)
 
     @property
     def learned_variables(self) -> list[tf.Variable]:
@@ -126,17 +132,35 @@ class SimCLR(tf.keras.Model):
         return self.encoder.trainable_variables + self.projection_head.trainable_variables
 
     def call(self, inputs, training=False):
-        """The representation h [N, D] of images [N, H, W, C] float32 in [0, 1], not z."""
-        return self.encoder(inputs, training=training)
+        """The representation h [N, D] of images [N, H, W, C], floats in [0, 1] or uint8; not z."""
+        return self.encoder(to_float(inputs), training=training)
+
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        """As `keras.Model.fit`; UserError unless the batches are as the class describes."""
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise UserError(f"NT-Xent does not weigh images; received {name}.")
+        with checked(self._pairs, x, y, batch_size) as x:
+            return super().fit(x, y, batch_size, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, of batches as `fit` takes them."""
+        with checked(self._pairs, x, y, batch_size) as x:
+            return super().evaluate(x, y, batch_size, *args, **kwargs)
+
+    def predict(self, x, batch_size=None, *args, **kwargs):
+        """h [N, D] of images [N, H, W, C], as `keras.Model.predict`."""
+        with checked(self._images, x, None, batch_size) as x:
+            return super().predict(x, batch_size, *args, **kwargs)
 
     def train_step(self, data):
-        batch, labelled = self._inputs(data)
+        batch, labelled = self._pairs.take(data)
         recompute = self.rematerialize or Parts(batch, self.micro_batch_size).count > 1
         step = self._minimize_recomputing if recompute else self._minimize
         if self._can_skip:
             moving = self.encoder.non_trainable_variables
             moving = moving + self.projection_head.non_trainable_variables
-            step = counting_skips(step, self.optimizer, moving, self._skipped)
+            step = counting_skips(step, self.optimizer, moving, self._observed.skipped)
         self._observed.update(*step(batch))
         if labelled is not None:
             self._train_probe(*labelled)
@@ -175,7 +199,7 @@ class SimCLR(tf.keras.Model):
         return isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
     def test_step(self, data):
-        batch, labelled = self._inputs(data)
+        batch, labelled = self._pairs.take(data)
 
         def embed(part):
             h = self.encoder(_views(part), training=False)
@@ -228,21 +252,6 @@ class SimCLR(tf.keras.Model):
         if self.probe is not None:
             self.probe_optimizer.build(self.probe.trainable_variables)
 
-    def _inputs(self, data):
-        """(what `_views` takes, (images, labels) or None) from what the data set yields."""
-        labelled = None
-        if self.probe is not None:
-            data, labelled = data
-        if isinstance(data, dict):
-            return data, labelled
-        if not isinstance(data, (tuple, list)) or len(data) != 2:
-            received = f"{len(data)} of them" if isinstance(data, (tuple, list)) else data
-            raise UserError(
-                "SimCLR trains on batches of two_view_dataset or on two views (view_a, view_b); "
-                f"received {received}."
-            )
-        return tuple(data), labelled
-
     def _train_probe(self, images, labels):
         with tf.GradientTape() as tape:
             loss = losses.replica_share(self._probe_loss(images, labels))
@@ -251,7 +260,8 @@ class SimCLR(tf.keras.Model):
     def _probe_loss(self, images, labels):
         parts = Parts(images, self.micro_batch_size)
         h = parts.map(
-            lambda part: tf.cast(self.encoder(part, training=False), tf.float32), tf.float32
+            lambda part: tf.cast(self.encoder(to_float(part), training=False), tf.float32),
+            tf.float32,
         )
         h = tf.stop_gradient(h)
         logits = self.probe(h)
@@ -262,4 +272,6 @@ class SimCLR(tf.keras.Model):
 
 def _views(batch):
     """[2n, H, W, C] float32, first views before second, of the pipeline's batch or of two views."""
-    return augment.finish_views(batch) if isinstance(batch, dict) else tf.concat(batch, axis=0)
+    if isinstance(batch, dict):
+        return augment.finish_views(batch)
+    return tf.concat([to_float(view) for view in batch], axis=0)

@@ -5,8 +5,32 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_simclr import losses
+from tf_simclr.distribute import num_replicas
 
 _WATCHED_ROWS = 512  # Embeddings whose spread is looked at; uniformity's cost is quadratic.
+
+
+class _Unsaved:
+    """A metric left out of .keras and .weights.h5 files: Keras cannot load it under a strategy.
+
+    Its value is that of a running epoch, so nothing is lost. Files that hold it can be loaded.
+    """
+
+    def save_own_variables(self, store):
+        pass
+
+    def load_own_variables(self, store):
+        pass
+
+
+@tf.keras.utils.register_keras_serializable(package="tf_simclr")
+class _Mean(_Unsaved, tf.keras.metrics.Mean):
+    pass
+
+
+@tf.keras.utils.register_keras_serializable(package="tf_simclr")
+class _Sum(_Unsaved, tf.keras.metrics.Sum):
+    pass
 
 
 class StepMetrics:
@@ -14,6 +38,7 @@ class StepMetrics:
 
     Attributes:
       means: {name: tf.keras.metrics.Mean}.
+      skipped: tf.keras.metrics.Sum, of the steps that were left out.
     """
 
     def __init__(self, probe: bool, finite_only: bool):
@@ -26,28 +51,36 @@ class StepMetrics:
         names = ["loss", "contrastive_top1", "contrastive_top5", "embedding_std", "alignment"]
         names += ["uniformity", "effective_rank"]
         names += ["probe_loss", "probe_top1"] if probe else []
-        self.means = {name: tf.keras.metrics.Mean(name=name) for name in names}
+        self.means = {name: _Mean(name=name) for name in names}
+        self.skipped = _Sum(name="skipped_steps")
         self._finite_only = finite_only
+
+    def all(self, skipping: bool) -> list[tf.keras.metrics.Metric]:
+        """Every metric; `skipped` only if steps can be skipped."""
+        return [*self.means.values(), *([self.skipped] if skipping else [])]
 
     def update(self, contrast: losses.NTXentOutput, z_a: tf.Tensor, z_b: tf.Tensor) -> None:
         """Takes in a step: what `nt_xent` says of the embeddings z_a, z_b [N, D], and these."""
         rank = contrast.positive_rank
+        pairs = tf.shape(z_a)[0] if z_a.shape[0] is None else z_a.shape[0]
+        # One pair alone has no negatives, and one embedding no spread: such values are left out.
+        contrasted, spread = pairs * num_replicas() > 1, pairs > 1
         observed = {
-            "loss": contrast.loss,
-            "contrastive_top1": tf.cast(rank < 1, tf.float32),
-            "contrastive_top5": tf.cast(rank < 5, tf.float32),
-            "embedding_std": losses.embedding_std(z_a),
-            "alignment": losses.alignment(z_a, z_b),
-            "uniformity": losses.uniformity(z_a[:_WATCHED_ROWS]),
-            "effective_rank": losses.effective_rank(z_a[:_WATCHED_ROWS]),
+            "loss": (contrast.loss, contrasted),
+            "contrastive_top1": (tf.cast(rank < 1, tf.float32), contrasted),
+            "contrastive_top5": (tf.cast(rank < 5, tf.float32), contrasted),
+            "embedding_std": (losses.embedding_std(z_a), spread),
+            "alignment": (losses.alignment(z_a, z_b), True),
+            "uniformity": (losses.uniformity(z_a[:_WATCHED_ROWS]), spread),
+            "effective_rank": (losses.effective_rank(z_a[:_WATCHED_ROWS]), spread),
         }
-        for name, value in observed.items():
+        for name, (value, counts) in observed.items():
             if self._finite_only:
-                finite = tf.math.is_finite(value)
-                value, weight = tf.where(finite, value, 0.0), tf.cast(finite, tf.float32)
-                self.means[name].update_state(value, sample_weight=weight)
-            else:
-                self.means[name].update_state(value)
+                counts = tf.math.is_finite(value) & counts
+            weight = None
+            if counts is not True:
+                value, weight = tf.where(counts, value, 0.0), tf.cast(counts, tf.float32)
+            self.means[name].update_state(value, sample_weight=weight)
 
     def update_probe(self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> None:
         """Takes in the probe's cross-entropies [n], labels [n] and logits [n, classes]."""

@@ -1,0 +1,161 @@
+"""Encoders of every kind: those that SimCLR trains, and what it says of the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr.errors import UserError
+from tf_simclr.models.encoder_interface import build_head, interface_of
+from tf_simclr.models.heads import ProjectionHead
+from tf_simclr.models.simclr import SimCLR
+
+layers = tf.keras.layers
+A, B = np.random.default_rng(0).random([2, 8, 6, 6, 3]).astype(np.float32)
+
+
+@tf.keras.utils.register_keras_serializable(package="tests")
+class Subclassed(tf.keras.Model):
+    """As many write them: `call` without `training`, which Keras hands on by itself."""
+
+    def __init__(self, width=4, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.convolution = layers.Conv2D(width, 3)
+        self.norm = layers.BatchNormalization(momentum=0.5)
+        self.pool = layers.GlobalAveragePooling2D()
+
+    def call(self, images):
+        return self.pool(tf.nn.relu(self.norm(self.convolution(images))))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+class PlainLayer(layers.Layer):
+    def build(self, input_shape):
+        self.kernel = self.add_weight("kernel", [input_shape[-1], 4])
+
+    def call(self, images):
+        return tf.reduce_mean(images, axis=[1, 2]) @ self.kernel
+
+
+class TwoOutputs(Subclassed):
+    def call(self, images):
+        h = super().call(images)
+        return {"h": h, "also": h}
+
+
+def called(layer, images=A):
+    layer(images)
+    return layer
+
+
+def sequential():
+    return tf.keras.Sequential([layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()])
+
+
+def functional(inputs=None, outputs=None):
+    inputs = layers.Input([6, 6, 3]) if inputs is None else inputs
+    outputs = outputs or layers.GlobalAveragePooling2D()
+    return tf.keras.Model(inputs, outputs(inputs), name="mine")
+
+
+def joined(inputs):
+    return layers.Concatenate()([layers.Flatten()(x) for x in inputs])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "channels"),
+    [
+        (lambda: called(Subclassed()), 4),
+        (lambda: called(PlainLayer()), 4),
+        (lambda: called(sequential()), 4),
+        (lambda: called(layers.GlobalAveragePooling2D()), 3),
+        (functional, 3),
+    ],
+    ids=["subclassed", "layer", "sequential", "keras layer", "functional"],
+)
+def test_any_kind_of_encoder(encoder, channels):
+    images, h = interface_of(encoder())
+    assert images.shape.as_list() == [None, 6, 6, 3] and images.dtype == tf.float32
+    assert h == (None, channels)
+
+
+def test_an_encoder_of_any_size():
+    images, h = interface_of(functional(layers.Input([None, None, 3])))
+    assert images.shape.as_list() == [None, None, None, 3] and h == (None, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch_size": 4}])
+@pytest.mark.parametrize("encoder", [Subclassed, PlainLayer, sequential])
+def test_they_train(encoder, options):
+    model = SimCLR(called(encoder()), ProjectionHead(1, 4), **options)
+    model.compile(tf.keras.optimizers.SGD(0.1))
+    before = [v.numpy() for v in model.encoder.variables]
+    model.fit(A, B, batch_size=8, verbose=0)
+    for old, variable in zip(before, model.encoder.variables):
+        # A bias before batch normalisation, or one whose mean NT-Xent sees, may stay.
+        assert "bias" in variable.name or not np.array_equal(old, variable), variable.name
+
+
+def test_a_subclassed_encoder_comes_back_from_a_keras_file(tmp_path):
+    model = SimCLR(called(Subclassed(5)), ProjectionHead(1, 4))
+    model.compile("adam")
+    model.fit(A, B, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = tf.keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(A, verbose=0), model.predict(A, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (lambda: None, "must be a tf.keras model or layer.*received None"),
+        (lambda: "resnet50", "must be a tf.keras model or layer.*received 'resnet50'"),
+        (lambda: tf.keras.Model, "must be a tf.keras model or layer"),
+        (lambda: layers.Input([6, 6, 3]), "must be a tf.keras model or layer"),
+        (Subclassed, "has not been built.*Call it once on a batch of zeros"),
+        (sequential, "has not been built.*Call it once on a batch of zeros"),
+        (PlainLayer, "has not been built.*Call it once on a batch of zeros"),
+        (lambda: called(TwoOutputs()), "must have one output.*has {'h'"),
+        (lambda: functional(outputs=lambda x: [x, x]), "must have one output.*'mine' has"),
+        (lambda: functional(outputs=lambda x: {"h": x}), "must have one output.*'mine' has"),
+        (lambda: called(layers.ReLU()), r"output shape is \(None, 6, 6, 3\)"),
+        (lambda: functional(outputs=layers.ReLU()), r"output shape is \(None, 6, 6, 3\)"),
+        (
+            lambda: functional([layers.Input([6, 6, 3]), layers.Input([2])], joined),
+            r"must have one input.*takes \(None, 6, 6, 3\), \(None, 2\)",
+        ),
+        (lambda: functional(layers.Input([9]), layers.Dense(2)), r"takes \(None, 9\)"),
+        (lambda: functional(layers.Input([6, 6, 3], dtype="uint8")), "input of 'mine' is uint8"),
+        (
+            lambda: tf.keras.Sequential(
+                [layers.Input([6, 6, 3]), layers.Rescaling(1 / 255), layers.Flatten()]
+            ),
+            "scales its input by 0.00392",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(encoder, message):
+    with pytest.raises(UserError, match=message):
+        SimCLR(encoder())
+
+
+def test_scaling_that_cancels_out_is_fine():
+    steps = [layers.Rescaling(255.0), layers.Rescaling(1 / 255), layers.Flatten()]
+    interface_of(tf.keras.Sequential([layers.Input([6, 6, 3]), *steps]))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda: 128, "projection_head must be a tf.keras layer.*received 128"),
+        (lambda: layers.Reshape([2, 2]), r"one tensor z \[N, D\]; its output is \(None, 2, 2\)"),
+        (lambda: called(layers.Dense(3), A[:, 0, 0]), r"cannot be called on \(None, 4\)"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(head, message):
+    with pytest.raises(UserError, match=message):
+        build_head(head(), (None, 4))
