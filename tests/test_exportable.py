@@ -241,16 +241,15 @@ def test_what_is_left_out_was_known_before_training(name, exports):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_both_loaders_say_what_they_have(name, exports):
+def test_the_keras_file_loads_or_its_absence_is_explained(name, exports):
     folder, _ = exports
-    expected = np.load(folder / "expected.npz")[name]
-    np.testing.assert_allclose(load_encoder(folder / name)(IMAGES), expected, atol=1e-5, rtol=1e-5)
-    if KERAS not in ENCODERS[name][1]:
-        encoder = load_encoder_from(folder / name)
-        np.testing.assert_allclose(encoder(IMAGES, training=False), expected, atol=1e-5, rtol=1e-5)
-    else:
+    if KERAS in ENCODERS[name][1]:
         with pytest.raises(UserError, match="as a SavedModel only.*load_encoder"):
             load_encoder_from(folder / name)
+    else:
+        h = load_encoder_from(folder / name)(IMAGES, training=False)
+        expected = np.load(folder / "expected.npz")[name]
+        np.testing.assert_allclose(h, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_random_layers_draw_anew_where_they_are_loaded(exports):
@@ -267,6 +266,40 @@ def test_an_encoder_of_one_size_says_so(exports):
         loaded(np.zeros([1, SIDE + 2, SIDE + 2, 3], np.float32))
     pixels = RNG.integers(0, 256, [2, 40, 30, 3], np.uint8)
     assert loaded.signatures["uint8"](tf.constant(pixels))["embedding"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"], indirect=True)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8"])
+def test_the_layer_computes_in_float32_under_any_policy(policy, dtype, exports):
+    folder, _ = exports
+    layer = load_encoder(folder / "affine")
+    images = (IMAGES * (255 if dtype == "uint8" else 1)).astype(dtype)
+    unit = images.astype(np.float32) / np.float32(255 if dtype == "uint8" else 1)
+    expected = tf.saved_model.load(str(folder / "affine"))(unit)
+    h = layer(images)
+    assert h.dtype == tf.float32
+    np.testing.assert_allclose(h, expected, atol=1e-5, rtol=1e-5)
+    given = tf.keras.Input([SIDE, SIDE, 3], dtype=dtype)
+    model = tf.keras.Model(given, layer(given))
+    np.testing.assert_allclose(model(images, training=False), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "bool"])
+def test_images_of_other_types_are_refused(dtype, exports):
+    layer = load_encoder(exports[0] / "affine")
+    with pytest.raises(UserError, match=rf"floats in \[0, 1\] or of uint8.*received {dtype}"):
+        layer(IMAGES.astype(dtype))
+
+
+def test_a_model_around_the_layer_is_saved_and_loaded(exports, tmp_path):
+    import tensorflow_hub as hub
+
+    given = tf.keras.Input([SIDE, SIDE, 3])
+    model = tf.keras.Model(given, load_encoder(exports[0] / "affine")(given))
+    model.save(tmp_path / "model.keras")
+    custom = {"KerasLayer": hub.KerasLayer}
+    again = tf.keras.models.load_model(tmp_path / "model.keras", custom_objects=custom)
+    np.testing.assert_allclose(again(IMAGES), model(IMAGES), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lambda", "augmentation", "subclassed", "no config"])
@@ -289,15 +322,25 @@ def test_encoders_of_two_replicas(name, tmp_path):
     loaded(IMAGES, training=True)  # Its batch normalisation needs no replicas.
 
 
-@pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
-def mixed(request):
+@pytest.fixture
+def policy(request):
     tf.keras.mixed_precision.set_global_policy(request.param)
     yield request.param
     tf.keras.mixed_precision.set_global_policy("float32")
 
 
-@pytest.mark.parametrize("name", ["affine", "registered", "subclassed", "unregistered"])
-def test_encoders_in_mixed_precision_become_float32(name, mixed, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("affine", "mixed_float16"),
+        ("affine", "mixed_bfloat16"),
+        ("registered", "mixed_bfloat16"),
+        ("subclassed", "mixed_bfloat16"),
+        ("unregistered", "mixed_float16"),
+    ],
+    indirect=["policy"],
+)
+def test_encoders_in_mixed_precision_become_float32(name, policy, tmp_path):
     make, left_out = ENCODERS[name]
     encoder = make()
     assert sorted(check_exportable(encoder, SIDE)) == sorted(left_out)
@@ -309,8 +352,9 @@ def test_encoders_in_mixed_precision_become_float32(name, mixed, tmp_path):
     np.testing.assert_allclose(h, plain(IMAGES, training=False), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"], indirect=True)
 @pytest.mark.parametrize("name", ["lambda", "no config", "one size"])
-def test_mixed_precision_that_cannot_become_float32_is_refused(name, mixed, tmp_path):
+def test_mixed_precision_that_cannot_become_float32_is_refused(name, policy, tmp_path):
     encoder = ENCODERS[name][0]()
     with pytest.raises(UserError, match="cannot be exported: it computes in mixed precision"):
         check_exportable(encoder, SIDE)
@@ -367,7 +411,7 @@ REFUSED = {
         lambda: tf.keras.Sequential(
             [layers.InputLayer([None, None, None]), layers.GlobalAveragePooling2D()]
         ),
-        "fix the number of channels",
+        "fix its numbers of channels",
     ),
     "too small images": (
         lambda: functional(lambda x: layers.AveragePooling2D(32)(block(x))),

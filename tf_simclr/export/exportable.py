@@ -16,9 +16,9 @@ import tensorflow as tf
 from absl import logging
 
 from tf_simclr.checkpoints.harmless import check_config
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, brief
 from tf_simclr.models.batch_norm import plain_copy, plain_form
-from tf_simclr.models.encoders import encoder_shapes, is_functional
+from tf_simclr.models.encoders import encoder_shapes, is_functional, trace_on_images
 
 KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
 
@@ -90,15 +90,17 @@ class Exportable:
         the encoder itself.
       root: the model, traced.
       images: the spec of what `root` takes.
+      image_size: side that images are to be resized to; None: any.
       embedding_dim: D of h.
       left_out: what cannot be exported, with the reason: `KERAS_FILE`, `ENDPOINTS`.
-      is_same: whether a function of images gives the h of the encoder, compared on one image;
-        True without a look where the encoder has known layers only.
+      is_same: whether a function of images gives the h of the encoder, compared on one image; for
+        encoders with known layers only it is always True.
     """
 
     model: tf.keras.Model
     root: ReusableEncoder
     images: tf.TensorSpec
+    image_size: int | None
     embedding_dim: int
     left_out: dict[str, str]
     is_same: Callable[[Callable], bool]
@@ -119,9 +121,8 @@ def check_exportable(encoder: tf.keras.Model, image_size: int | None = None) -> 
       UserError: the encoder could not be exported, with the reason.
     """
     if has_known_layers_only(encoder):
-        taken, _ = encoder_shapes(encoder)
-        sides = [side or image_size or _PROBE_SIDE for side in taken[1:3]]
-        _trace_on_images(encoder, [1, *sides, taken[-1]])
+        taken, _, image_size = _checked_shapes(encoder, image_size)
+        trace_on_images(encoder, _probe_shape(taken, image_size))
         return {}
     with exportable(encoder, image_size) as found:
         left_out = found.left_out
@@ -130,7 +131,7 @@ def check_exportable(encoder: tf.keras.Model, image_size: int | None = None) -> 
                 config = tf.keras.saving.serialize_keras_object(found.model)
                 tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
             except Exception as error:  # The caller's own layers can fail in any way.
-                left_out[KERAS_FILE] = _brief(error)
+                left_out[KERAS_FILE] = brief(error)
     log_left_out(left_out)
     return left_out
 
@@ -169,12 +170,11 @@ def exportable(encoder: tf.keras.Model, image_size: int | None) -> Iterator[Expo
     Raises:
       UserError: nothing can be exported, with the reason.
     """
-    taken, given = encoder_shapes(encoder)
+    taken, given, image_size = _checked_shapes(encoder, image_size)
     left_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         try:
-            sides = [side or image_size or _PROBE_SIDE for side in taken[1:3]]
-            is_same = _comparison(encoder, [1, *sides, taken[-1]])
+            is_same = _comparison(encoder, _probe_shape(taken, image_size))
             model = _copy_or_itself(encoder, is_same, left_out)
             stack.enter_context(plain_form(model))
             root, images = _traced(model, taken, image_size)
@@ -182,7 +182,27 @@ def exportable(encoder: tf.keras.Model, image_size: int | None) -> Iterator[Expo
             raise UserError(f"encoder {encoder.name!r} cannot be exported: {error}") from error
         if not is_functional(model):
             left_out[ENDPOINTS] = "the encoder is not a functional model."
-        yield Exportable(model, root, images, given[-1], left_out, is_same)
+        yield Exportable(model, root, images, image_size, given[-1], left_out, is_same)
+
+
+def _checked_shapes(encoder, image_size: int | None) -> tuple[tuple, tuple, int | None]:
+    """`encoder_shapes`, and the side to resize images to, once encoder and size fit."""
+    taken, given = encoder_shapes(encoder)
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size must be at least 1; received {image_size!r}.")
+    fixed = {side for side in taken[1:3] if side is not None} if is_functional(encoder) else set()
+    if fixed and image_size is None and len(fixed) == 1:
+        image_size = fixed.pop()
+    if fixed - {image_size}:
+        raise UserError(
+            f"image_size={image_size!r} does not fit the encoder, whose input is {taken}."
+        )
+    return taken, given, image_size
+
+
+def _probe_shape(taken: tuple, image_size: int | None) -> list[int]:
+    """The shape of one image to try the encoder on."""
+    return [1, *(image_size or side or _PROBE_SIDE for side in taken[1:3]), taken[-1]]
 
 
 def _comparison(encoder, shape: list[int]) -> Callable[[Callable], bool]:
@@ -190,7 +210,7 @@ def _comparison(encoder, shape: list[int]) -> Callable[[Callable], bool]:
     if has_known_layers_only(encoder):
         return lambda function: True
     images = np.random.default_rng(0).random(shape, np.float32)
-    h = _h_of(_trace_on_images(encoder, shape), images)
+    h = _h_of(trace_on_images(encoder, shape), images)
     tolerance = _MIXED_TOLERANCE if _is_mixed(encoder) else _TOLERANCE
     atol = tolerance * np.max(np.abs(np.nan_to_num(h)))
 
@@ -199,18 +219,6 @@ def _comparison(encoder, shape: list[int]) -> Callable[[Callable], bool]:
         return h.shape == other.shape and np.allclose(h, other, rtol=0, atol=atol, equal_nan=True)
 
     return is_same
-
-
-def _trace_on_images(encoder, shape: list[int]):
-    """A concrete function; a fixed shape makes layers fail that have no pixel left."""
-    try:
-        function = tf.function(lambda images: encoder(images, training=False))
-        return function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
-    except Exception as error:  # The caller's own layers can fail in any way.
-        raise UserError(
-            f"encoder {encoder.name!r} fails on images of {shape[1]} x {shape[2]} pixels: "
-            f"{_brief(error)}"
-        ) from error
 
 
 def _copy_or_itself(encoder, is_same, left_out) -> tf.keras.Model:
@@ -233,7 +241,7 @@ def _copy_or_itself(encoder, is_same, left_out) -> tf.keras.Model:
     try:
         check_config(tf.keras.saving.serialize_keras_object(copy))
     except Exception as error:  # A config that cannot be written can fail in any way.
-        left_out[KERAS_FILE] = _brief(error)
+        left_out[KERAS_FILE] = brief(error)
     return copy
 
 
@@ -241,7 +249,7 @@ def _traced(model, taken: tuple, image_size: int | None) -> tuple[ReusableEncode
     """The model traced for images of any size if it takes any, else for those of one size."""
     shapes = [taken]
     if not is_functional(model):  # What it was called with need not be all that it takes.
-        sides = [image_size or side for side in taken[1:3]]
+        sides = _probe_shape(taken, image_size)[1:3]
         shapes = [(None, None, None, taken[-1]), (None, *sides, taken[-1])]
     for shape in shapes:
         images = tf.TensorSpec(shape, tf.float32, "images")
@@ -251,7 +259,7 @@ def _traced(model, taken: tuple, image_size: int | None) -> tuple[ReusableEncode
             raise
         except Exception as error:  # The caller's own layers can fail in any way.
             failure = error
-    raise UserError(f"it cannot be traced: {_brief(failure)}") from failure
+    raise UserError(f"it cannot be traced: {brief(failure)}") from failure
 
 
 def _is_mixed(encoder) -> bool:
@@ -261,10 +269,3 @@ def _is_mixed(encoder) -> bool:
 
 def _h_of(function, images) -> np.ndarray:
     return tf.cast(function(tf.constant(images)), tf.float32).numpy()
-
-
-def _brief(error: Exception) -> str:
-    """One line; Keras puts the reason after a stack and before the arguments of the call."""
-    text = " ".join(str(error).split("Call arguments received")[0].split())
-    text = text if len(text) <= 300 else f"... {text[-300:]}"
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

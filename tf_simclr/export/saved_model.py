@@ -19,7 +19,7 @@ from tf_simclr.export.exportable import (
     exportable,
     log_left_out,
 )
-from tf_simclr.models.encoders import encoder_shapes, endpoint_tensors, is_functional
+from tf_simclr.models.encoders import endpoint_tensors
 
 gfile = tf.io.gfile
 
@@ -67,7 +67,6 @@ def export_encoder(
         something else or cannot be written; what was there stays.
     """
     directory = os.fspath(directory).rstrip("/")
-    image_size = _checked_size(encoder, image_size)
     if crop_proportion is not None and not 0.0 < crop_proportion <= 1.0:
         raise UserError(f"crop_proportion must lie in (0, 1]; received {crop_proportion!r}.")
     _check_replaceable(directory)
@@ -76,7 +75,7 @@ def export_encoder(
         try:
             if gfile.exists(new):
                 gfile.rmtree(new)
-            _write(found, new, image_size, crop_proportion, card or {})
+            _write(found, new, crop_proportion, card or {})
             _put_in_place(new, directory)
         except (OSError, tf.errors.OpError) as error:
             if gfile.exists(new):
@@ -134,12 +133,13 @@ def _as_float32(images) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def _write(found: Exportable, directory, size: int | None, proportion: float | None, more: dict):
+def _write(found: Exportable, directory: str, proportion: float | None, more: dict) -> None:
     """Writes every file of an export."""
+    size = found.image_size
     if proportion is None:
         proportion = eval_crop_proportion(size) if size else 1.0
     endpoints = _endpoints(found)
-    _write_saved_model(found, endpoints, directory, size, proportion)
+    _write_saved_model(found, endpoints, directory, proportion)
     _write_keras_file(found, os.path.join(directory, KERAS_FILE))
     card = cards.card_of(
         found,
@@ -164,8 +164,8 @@ def _endpoints(found: Exportable) -> tf.keras.Model | None:
         return None
 
 
-def _write_saved_model(found: Exportable, endpoints, directory, size, proportion: float) -> None:
-    root, images = found.root, found.images
+def _write_saved_model(found: Exportable, endpoints, directory: str, proportion: float) -> None:
+    root, images, size = found.root, found.images, found.image_size
     pixels = tf.TensorSpec([None, None, None, images.shape[-1]], tf.uint8, "images")
 
     @tf.function(input_signature=[images])
@@ -223,23 +223,6 @@ def write_keras(model: tf.keras.Model, path: str) -> None:
         model.save(local)
         gfile.copy(local, path + ".tmp", overwrite=True)
     gfile.rename(path + ".tmp", path, overwrite=True)
-
-
-def _checked_size(encoder: tf.keras.Model, image_size: int | None) -> int | None:
-    """The side to resize to, once encoder and size are known to fit."""
-    taken, _ = encoder_shapes(encoder)
-    if image_size is not None and image_size < 1:
-        raise UserError(f"image_size must be at least 1; received {image_size!r}.")
-    if not is_functional(encoder):
-        return image_size
-    fixed = {side for side in taken[1:3] if side is not None}
-    if fixed and image_size is None and len(fixed) == 1:
-        return fixed.pop()
-    if fixed - {image_size}:
-        raise UserError(
-            f"image_size={image_size!r} does not fit the encoder, whose input is {taken}."
-        )
-    return image_size
 
 
 def _check_replaceable(directory: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, brief
 
 _PLAIN = "float32"
 _SWITCHES = ("synchronized", "fused", "_bessels_correction_test_only")
@@ -104,10 +104,12 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
             copy(tf.keras.Input(batch_shape=images.shape, dtype=images.dtype))
         with plain_form(model), plain_form(copy):
             copy.set_weights(model.get_weights())
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        raise
     except Exception as error:  # get_config() and constructors can fail in any way.
         raise UserError(
             f"model {model.name!r} cannot be copied, because it or one of its layers has no "
-            f"working get_config(): {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            f"working get_config(): {brief(error)}"
         ) from error
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)

@@ -10,7 +10,7 @@ import numbers
 
 import tensorflow as tf
 
-from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.errors import UserError, brief, unknown_name
 from tf_simclr.models.resnet import BLOCKS, resnet
 
 _RESNETS = {f"resnet{depth}": depth for depth in BLOCKS}
@@ -155,20 +155,48 @@ def encoder_shapes(encoder: tf.keras.Model) -> tuple[tuple, tuple]:
         arguments, _ = encoder.save_spec()
         taken = tf.nest.map_structure(lambda spec: tuple(spec.shape), arguments)
         taken = taken[0] if len(taken) == 1 else taken
-        shapes = taken, encoder.compute_output_shape(taken)
+        try:
+            shapes = taken, encoder.compute_output_shape(taken)
+        except Exception as error:  # The caller's own model can fail in any way.
+            raise UserError(
+                f"encoder {encoder.name!r} cannot be traced on images {taken}: {brief(error)}"
+            ) from error
     taken, given = map(_as_tuple, shapes)
     if taken is None or given is None or (len(taken), len(given)) != (4, 2):
         raise UserError(
-            f"encoder {encoder.name!r} must map images [N, H, W, C] to vectors [N, D], one tensor "
-            f"to one tensor; received a model of input and output shapes {shapes}. End it with "
-            "global average pooling; choose one output of several by tf.keras.Model(inputs, one)."
+            "encoder must map images [N, H, W, C] to vectors [N, D], one tensor to one tensor; "
+            f"received {encoder.name!r} with input and output shapes {shapes}. End it with global "
+            "average pooling; choose one of several outputs by tf.keras.Model(inputs, output)."
         )
     if taken[-1] is None or given[-1] is None:
         raise UserError(
-            f"encoder {encoder.name!r} must fix the number of channels and of features; received "
-            f"input and output shapes {shapes}."
+            "encoder must fix its numbers of channels and of features; received "
+            f"{encoder.name!r} with input and output shapes {shapes}."
         )
     return (None, *taken[1:]), (None, *given[1:])
+
+
+def trace_on_images(encoder: tf.keras.Model, shape: list[int]):
+    """Traces an encoder in inference mode, which shows whether images are too small for it.
+
+    Args:
+      encoder: a Keras model.
+      shape: [N, H, W, C], all known.
+
+    Returns:
+      A concrete function from images float32 of that shape to h.
+
+    Raises:
+      UserError: the encoder fails on such images, with the reason.
+    """
+    try:
+        function = tf.function(lambda images: encoder(images, training=False))
+        return function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    except Exception as error:  # The caller's own layers can fail in any way.
+        raise UserError(
+            f"encoder {encoder.name!r} fails on images of {shape[1]} x {shape[2]} pixels: "
+            f"{brief(error)}"
+        ) from error
 
 
 def _as_tuple(shape) -> tuple | None:
