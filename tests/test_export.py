@@ -317,7 +317,7 @@ def test_what_is_no_encoder_is_refused(tmp_path):
     maps = tf.keras.Model(inputs, tf.keras.layers.Conv2D(2, 3)(inputs))
     for wrong, message in (
         (maps, r"encoder must map images \[N, H, W, C\] to vectors \[N, D\]"),
-        (tf.keras.layers.Dense(3), "encoder must be a Keras model"),
+        (tf.keras.layers.Dense(3), "was never called"),
         (None, "encoder must be a Keras model; received None"),
     ):
         with pytest.raises(UserError, match=message):

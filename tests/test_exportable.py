@@ -76,6 +76,17 @@ class Subclassed(tf.keras.Model):
         return self.top(tf.nn.relu(self.norm(self.conv(images), training=training)))
 
 
+class AsLayer(layers.Layer):
+    """A layer of layers, not a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = layers.Conv2D(4, 3), layers.BatchNormalization()
+
+    def call(self, images, training=False):
+        return tf.reduce_mean(self.norm(self.conv(images), training=training), [1, 2])
+
+
 class OneSize(Subclassed):
     """It takes images of one size only."""
 
@@ -148,6 +159,7 @@ ENCODERS = {
     "no config": (lambda: functional(lambda x: block(Unbuildable(object())(x))), [KERAS]),
     "penalties": (lambda: functional(penalised), []),
     "subclassed": (lambda: called(Subclassed()), [KERAS, ENDPOINTS]),
+    "a layer": (lambda: called(AsLayer()), [KERAS, ENDPOINTS]),
     "one size": (lambda: called(OneSize(object())), [KERAS, ENDPOINTS]),
     "sequential": (lambda: sequential(layers.InputLayer([None, None, 3])), []),
     "built by a call": (lambda: called(sequential()), []),
@@ -390,6 +402,26 @@ def named_output():
     return tf.keras.Model(images, {"h": layers.GlobalAveragePooling2D()(block(images))})
 
 
+class TwoOutputs(Subclassed):
+    """Vectors and the sum of each."""
+
+    def call(self, images, training=False):
+        h = super().call(images, training=training)
+        return h, tf.reduce_sum(h, axis=1)
+
+
+class TwoInputs(Subclassed):
+    """A difference of images."""
+
+    def call(self, images, training=False):
+        return super().call(images[0] - images[1], training=training)
+
+
+def called_on_two(model):
+    model([IMAGES, IMAGES])
+    return model
+
+
 class Untraceable(Subclassed):
     """Its training is Python that looks at values."""
 
@@ -403,6 +435,8 @@ REFUSED = {
     "a table": (lambda: functional(lambda x: block(with_table(x))), "resource that is not a var"),
     "two outputs": (two_outputs, "one tensor to one tensor"),
     "two inputs": (two_inputs, "one tensor to one tensor"),
+    "two outputs, subclassed": (lambda: called(TwoOutputs()), "one tensor to one tensor"),
+    "two inputs, subclassed": (lambda: called_on_two(TwoInputs()), "one tensor to one tensor"),
     "a named output": (named_output, "one tensor to one tensor"),
     "maps": (lambda: functional(block, top=layers.ReLU), r"vectors \[N, D\]"),
     "never called": (Subclassed, "was never called"),
@@ -418,7 +452,7 @@ REFUSED = {
         "fails on images of 16 x 16 pixels",
     ),
     "untraceable": (lambda: called(Untraceable()), "cannot be traced"),
-    "a layer": (lambda: layers.Dense(3), "must be a Keras model"),
+    "no model": (lambda: triple, "must be a Keras model"),
 }
 
 

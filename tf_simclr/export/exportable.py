@@ -142,7 +142,7 @@ def has_known_layers_only(encoder: tf.keras.Model) -> bool:
     They are those of Keras and keras-cv, without the ones that hold functions of the caller. All
     encoders of `build_encoder` are.
     """
-    if not isinstance(encoder, tf.keras.Model) or not is_functional(encoder):
+    if not is_functional(encoder):
         return False
     layers = [m for m in encoder.submodules if isinstance(m, tf.keras.layers.Layer)]
     known = all(
@@ -239,6 +239,8 @@ def _copy_or_itself(encoder, is_same, left_out) -> tf.keras.Model:
         left_out[KERAS_FILE] = str(error)
         return encoder
     try:
+        if not isinstance(copy, tf.keras.Model):
+            raise UserError("the encoder is a layer, not a model.")
         check_config(tf.keras.saving.serialize_keras_object(copy))
     except Exception as error:  # A config that cannot be written can fail in any way.
         left_out[KERAS_FILE] = brief(error)

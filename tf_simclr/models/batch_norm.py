@@ -100,8 +100,7 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
         with tf.keras.saving.custom_object_scope(_classes(model)):
             copy = type(model).from_config(_plain(model.get_config()))
         if not copy.built:
-            (images,), _ = model.save_spec()
-            copy(tf.keras.Input(batch_shape=images.shape, dtype=images.dtype))
+            copy(tf.keras.Input(batch_shape=model.get_build_config()["input_shape"]))
         with plain_form(model), plain_form(copy):
             copy.set_weights(model.get_weights())
     except (MemoryError, tf.errors.ResourceExhaustedError):

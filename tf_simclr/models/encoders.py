@@ -122,18 +122,18 @@ def build_encoder(
     return tf.keras.Model(backbone.input, pool(backbone.output), name=name)
 
 
-def is_functional(model: tf.keras.Model) -> bool:
+def is_functional(model: tf.keras.layers.Layer) -> bool:
     """Whether a model is what its graph of layers says, as functional and Sequential ones are."""
     functional = tf.keras.Sequential.__base__
     own = (functional.call, tf.keras.Sequential.call)
     return getattr(model, "_is_graph_network", False) and type(model).call in own
 
 
-def encoder_shapes(encoder: tf.keras.Model) -> tuple[tuple, tuple]:
+def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
     """The shapes of what an encoder takes and gives.
 
     Args:
-      encoder: a functional model, or any other that was called once on images.
+      encoder: a functional model, or any other model or layer that was called once on images.
 
     Returns:
       ((None, H, W, C), (None, D)). H and W are None where a functional model takes any size; for
@@ -142,25 +142,20 @@ def encoder_shapes(encoder: tf.keras.Model) -> tuple[tuple, tuple]:
     Raises:
       UserError: it was never called, or does not map one tensor of images to one of vectors.
     """
-    if not isinstance(encoder, tf.keras.Model):
+    if not isinstance(encoder, tf.keras.layers.Layer):
         raise UserError(f"encoder must be a Keras model; received {encoder!r}.")
-    if not encoder.built or encoder.save_spec() is None:
+    taken = (encoder.get_build_config() or {}).get("input_shape")
+    if is_functional(encoder):
+        shapes = encoder.input_shape, encoder.output_shape
+    elif taken is None:
         raise UserError(
             f"encoder {encoder.name!r} has no weights yet, as it was never called; call it once on "
             "a batch of images [N, H, W, C] before passing it on."
         )
-    if is_functional(encoder):
-        shapes = encoder.input_shape, encoder.output_shape
     else:
-        arguments, _ = encoder.save_spec()
-        taken = tf.nest.map_structure(lambda spec: tuple(spec.shape), arguments)
-        taken = taken[0] if len(taken) == 1 else taken
-        try:
-            shapes = taken, encoder.compute_output_shape(taken)
-        except Exception as error:  # The caller's own model can fail in any way.
-            raise UserError(
-                f"encoder {encoder.name!r} cannot be traced on images {taken}: {brief(error)}"
-            ) from error
+        one = _as_tuple(taken) is not None
+        h = trace_on_images(encoder, taken).structured_outputs if one else ()
+        shapes = taken, tf.nest.map_structure(lambda tensor: tensor.shape, h)
     taken, given = map(_as_tuple, shapes)
     if taken is None or given is None or (len(taken), len(given)) != (4, 2):
         raise UserError(
@@ -176,12 +171,12 @@ def encoder_shapes(encoder: tf.keras.Model) -> tuple[tuple, tuple]:
     return (None, *taken[1:]), (None, *given[1:])
 
 
-def trace_on_images(encoder: tf.keras.Model, shape: list[int]):
+def trace_on_images(encoder: tf.keras.layers.Layer, shape: list[int | None]):
     """Traces an encoder in inference mode, which shows whether images are too small for it.
 
     Args:
-      encoder: a Keras model.
-      shape: [N, H, W, C], all known.
+      encoder: a Keras model or layer.
+      shape: [N, H, W, C]. With H and W known, layers that would have no pixel left fail.
 
     Returns:
       A concrete function from images float32 of that shape to h.
@@ -194,8 +189,8 @@ def trace_on_images(encoder: tf.keras.Model, shape: list[int]):
         return function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
     except Exception as error:  # The caller's own layers can fail in any way.
         raise UserError(
-            f"encoder {encoder.name!r} fails on images of {shape[1]} x {shape[2]} pixels: "
-            f"{brief(error)}"
+            f"encoder {encoder.name!r} fails on images of {' x '.join(map(str, shape[1:-1]))} "
+            f"pixels: {brief(error)}"
         ) from error
 
 
@@ -203,10 +198,10 @@ def _as_tuple(shape) -> tuple | None:
     """A shape as a tuple; None for what is no single shape: those of several tensors."""
     if isinstance(shape, tf.TensorShape):
         return None if shape.rank is None else tuple(shape)
-    is_shape = isinstance(shape, tuple) and all(
+    is_shape = isinstance(shape, (tuple, list)) and all(
         side is None or isinstance(side, int) for side in shape
     )
-    return shape if is_shape else None
+    return tuple(shape) if is_shape else None
 
 
 def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
