@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_simclr.augment import center_crop_resize, eval_crop_proportion
 from tf_simclr.checkpoints.harmless import check_keras_file
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, brief
 from tf_simclr.export import card as cards
 from tf_simclr.export.exportable import (
     ENDPOINTS,
@@ -51,7 +51,7 @@ def export_encoder(
 
     Args:
       encoder: Keras model, images float32 [N, H, W, C] in [0, 1] to h [N, D]: functional, or any
-        other that was called once. `check_exportable` tells before training whether it will do.
+        other model or layer that was called once. `check_exportable` checks it before training.
       directory: the folder to make; an earlier export there is replaced, any other content is not.
       image_size: to what side the "uint8" signature resizes images; None: the size that the
         encoder's input fixes, or if it fixes none, images are taken as they are.
@@ -127,7 +127,7 @@ def _as_float32(images) -> tf.Tensor:
         return tf.cast(images, tf.float32) * (1.0 / 255.0)
     if not images.dtype.is_floating:
         raise UserError(
-            f"the encoder takes images of floats in [0, 1] or of uint8 in [0, 255]; received "
+            "the encoder takes images of floats in [0, 1] or of uint8 in [0, 255]; received "
             f"{images.dtype.name}."
         )
     return tf.cast(images, tf.float32)
@@ -160,7 +160,7 @@ def _endpoints(found: Exportable) -> tf.keras.Model | None:
     try:
         return tf.keras.Model(found.model.input, endpoint_tensors(found.model))
     except Exception as error:  # Graphs of the caller's own layers can fail in any way.
-        found.left_out[ENDPOINTS] = f"{type(error).__name__}: {error}"
+        found.left_out[ENDPOINTS] = brief(error)
         return None
 
 
@@ -210,7 +210,7 @@ def _write_keras_file(found: Exportable, path: str) -> None:
     except (OSError, tf.errors.OpError):
         raise
     except Exception as error:  # Classes of the caller can fail to be written or read in any way.
-        reason = f"{type(error).__name__}: {error}"
+        reason = brief(error)
     found.left_out[KERAS_FILE] = reason
     if gfile.exists(path):
         gfile.remove(path)
