@@ -315,8 +315,12 @@ def test_bad_arguments_are_named(arguments, message, tmp_path):
 def test_what_is_no_encoder_is_refused(tmp_path):
     inputs = tf.keras.Input([8, 8, 3])
     maps = tf.keras.Model(inputs, tf.keras.layers.Conv2D(2, 3)(inputs))
-    for wrong in (maps, tf.keras.layers.Dense(3), None):
-        with pytest.raises(UserError, match="encoder must be a functional Keras model from images"):
+    for wrong, message in (
+        (maps, r"encoder must map images \[N, H, W, C\] to vectors \[N, D\]"),
+        (tf.keras.layers.Dense(3), "was never called"),
+        (None, "encoder must be a Keras model; received None"),
+    ):
+        with pytest.raises(UserError, match=message):
             export_encoder(wrong, tmp_path / "e")
     with pytest.raises(UserError, match="no exported encoder at .*no saved_model.pb"):
         load_encoder(tmp_path)

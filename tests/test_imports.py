@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "optim": set(),
     "evaluation": set(),
     "checkpoints": {"models"},
-    "export": {"models", "augment"},
+    "export": {"models", "augment", "checkpoints"},
     "report": {"config"},
     "tasks": {
         "config",

@@ -29,6 +29,7 @@ _HOMES = {
     "array_source": "data.sources",
     "build_encoder": "models.encoders",
     "build_optimizer": "optim.factory",
+    "check_exportable": "export",
     "classifier": "models.classifier",
     "export_encoder": "export",
     "finish_views": "augment",

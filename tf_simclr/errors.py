@@ -34,6 +34,15 @@ def printable(text: object) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
+def brief(error: Exception) -> str:
+    """The type and the reason of any error in one line of at most some 300 characters."""
+    # Keras puts a stack of calls before the reason, and the arguments of the call behind it.
+    text = " ".join(str(error).split("Call arguments received")[0].split())
+    if len(text) > 300:
+        text = f"... {text[-300:]}" if text.startswith("in user code") else f"{text[:300]} ..."
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
 def unknown_name(kind: str, value: object, choices: Iterable[str]) -> UserError:
     """Says that `value` names no `kind`, with the nearest names first.
 

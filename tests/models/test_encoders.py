@@ -11,7 +11,13 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import batch_norm_layers, plain_copy, synchronize_batch_norm
-from tf_simclr.models.encoders import ENCODERS, build_encoder, endpoint_tensors
+from tf_simclr.models.encoders import (
+    ENCODERS,
+    build_encoder,
+    encoder_shapes,
+    endpoint_tensors,
+    is_functional,
+)
 
 # (all parameters, trainable ones) at 224 px, 3 channels. ResNet-50's trainable ones are
 # torchvision's without its classifier; keras-cv's totals are the `params` of its own presets.
@@ -69,6 +75,52 @@ def test_any_channels_and_any_size(name, channels):
     for size in (40, 64):
         h = encoder(np.ones([2, size, size, channels], np.float32))
         assert h.shape == (2, encoder.output_shape[1]) and h.dtype == tf.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest"),
+    [
+        ("resnet18", 1),
+        ("resnet50", 1),
+        ("resnet18v2", 1),
+        ("efficientnetv2-b0", 1),
+        ("densenet121", 29),
+    ],
+)
+def test_the_smallest_images(name, smallest):
+    encoder = build_encoder(name, image_size=smallest)
+    for size in (smallest, smallest + 1, smallest + 7):
+        images = np.random.default_rng(0).random([2, size, size, 3]).astype(np.float32)
+        assert np.isfinite(encoder(images, training=True)).all()
+    if smallest > 1:
+        function = tf.function(encoder)
+        with pytest.raises(ValueError):
+            function.get_concrete_function(tf.TensorSpec([2, smallest - 1, smallest - 1, 3]))
+
+
+def test_levels_of_an_encoder_with_operations():
+    images = tf.keras.Input([None, None, 3])
+    x = images * 2.0 - 1.0
+    half = tf.nn.relu(tf.keras.layers.Conv2D(4, 3, 2, padding="same")(x) + 1.0)
+    encoder = tf.keras.Model(images, tf.reduce_mean(half, [1, 2]))
+    found = tf.keras.Model(images, endpoint_tensors(encoder))(np.ones([1, 8, 8, 3]))
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    assert shapes == {"level1": (1, 8, 8, 3), "level2": (1, 4, 4, 4), "final_avg_pool": (1, 4)}
+    np.testing.assert_allclose(found["level1"], np.ones([1, 8, 8, 3]))
+    np.testing.assert_allclose(found["final_avg_pool"], tf.reduce_mean(found["level2"], [1, 2]))
+
+
+@pytest.mark.parametrize("called_on", [(2, 8, 8, 3), (1, 5, 9, 3)])
+def test_shapes_of_any_encoder(called_on):
+    class Mean(tf.keras.Model):
+        def call(self, images):
+            return tf.reduce_mean(images, [1, 2])
+
+    model, functional = Mean(), build_encoder("resnet18", width_multiplier=0.125)
+    model(np.ones(called_on, np.float32))
+    assert encoder_shapes(model) == ((None, *called_on[1:]), (None, 3))
+    assert encoder_shapes(functional) == ((None, None, None, 3), (None, 64))
+    assert is_functional(functional) and not is_functional(model)
 
 
 def test_the_stem_keeps_the_resolution_of_small_images():
@@ -197,6 +249,11 @@ def test_a_model_that_cannot_be_rebuilt_is_named():
         ("resnet18", {"batch_norm_decay": 2}, "batch_norm_decay must be at most 1; received 2"),
         ("densenet121", {"batch_norm_decay": 0.99}, "has no batch_norm_decay; received 0.99"),
         ("densenet121", {"channels": 0}, "channels must be at least 1; received 0"),
+        ("densenet121", {"image_size": 28}, "at least 29 pixel.*received image_size=28"),
+        ("densenet201", {"image_size": 1}, "at least 29 pixel.*received image_size=1"),
+        ("densenet169", {"image_size": 29.5}, "at least 29 pixel.*received image_size=29.5"),
+        ("resnet18v2", {"image_size": 0}, "at least 1 pixel.*received image_size=0"),
+        ("efficientnetv2-b0", {"image_size": -8}, "at least 1 pixel.*received image_size=-8"),
         (["resnet18"], {}, "unknown encoder"),
     ],
 )

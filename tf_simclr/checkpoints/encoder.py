@@ -53,6 +53,12 @@ def _find_encoder(path: str) -> tf.keras.Model:
                 return tf.keras.models.load_model(file, compile=False, safe_mode=True)
             except Exception as error:  # A broken file can fail in any way.
                 raise UserError(f"{file} cannot be loaded: {error}") from error
+    for folder in (path, os.path.join(path, "encoder")):
+        if gfile.exists(os.path.join(folder, "saved_model.pb")):
+            raise UserError(
+                f"the encoder in {folder} was exported as a SavedModel only, which cannot become a "
+                "Keras model again; card.md says why. Use tf_simclr.load_encoder for it."
+            )
     raise UserError(
         f"no encoder at {path!r}: it is no checkpoint ({path}.index), no .keras file, and no "
         "folder with checkpoints/ckpt-<step>.index, ckpt-<step>.index, encoder.keras or "

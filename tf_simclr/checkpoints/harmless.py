@@ -22,8 +22,12 @@ _CLASS = re.compile(r"[A-Z]\w*")
 _CALLERS = ("Lambda", "ClassMethod", "InstanceMethod", "TensorFlowOpLayer", "TFSMLayer")
 _OPERATIONS = ("TFOpLambda", "SlicingOpLambda")  # x + 1 or tf.nn.relu(x) in a functional model.
 _PURE = re.compile(
-    r"(__operators__|math|nn|image|linalg|signal)\.\w+|cast|clip_by_value|concat|expand_dims|gather"
-    r"|identity|pad|reshape|reverse|shape|split|squeeze|stack|tile|transpose|unstack|where"
+    r"(compat\.v1\.)?((__operators__|math|nn|image|linalg|signal)\.\w+"
+    r"|argsort|batch_to_space|broadcast_to|cast|clip_by_norm|clip_by_value|concat|ensure_shape|eye"
+    r"|expand_dims|fill|gather|gather_nd|identity|linspace|norm|one_hot|ones|ones_like|pad"
+    r"|random\.(normal|uniform|truncated_normal|stateless_\w+)|range|rank|repeat|reshape|reverse"
+    r"|roll|scatter_nd|shape|size|slice|sort|space_to_batch|split|squeeze|stack|stop_gradient"
+    r"|strided_slice|tile|transpose|unstack|where|zeros|zeros_like)"
 )
 
 

@@ -6,11 +6,13 @@ An exported folder needs no tf_simclr. It holds
       variables, trainable_variables and regularization_losses; and the signatures
       serving_default (images float32 in [0, 1]) -> embedding [N, D]
       uint8           (images uint8 [N, h, w, C], any size) -> embedding; crops and resizes itself
-      endpoints       (images float32 in [0, 1]) -> what every block group gives, by name
-  encoder.keras                the same encoder as a Keras model
+      endpoints       (images float32 in [0, 1]) -> what every block group gives, by name;
+                      functional models only
+  encoder.keras                the same encoder as a Keras model, if Keras can load it safely
   card.md, card.json           what it was trained on, what goes in, what comes out
 """
 
+from tf_simclr.export.exportable import check_exportable
 from tf_simclr.export.saved_model import export_encoder, load_encoder, write_keras
 
-__all__ = ["export_encoder", "load_encoder", "write_keras"]
+__all__ = ["check_exportable", "export_encoder", "load_encoder", "write_keras"]

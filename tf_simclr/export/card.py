@@ -9,33 +9,32 @@ import tensorflow as tf
 
 from tf_simclr import __version__
 from tf_simclr.errors import printable
-from tf_simclr.models.encoders import endpoint_tensors
+from tf_simclr.export.exportable import KERAS_FILE, Exportable
 
 
-def card_of(
-    model: tf.keras.Model, signatures: dict, image_size, crop_proportion, more: dict
-) -> str:
+def card_of(found: Exportable, signatures: dict, endpoints: list, sizes: dict, more: dict) -> str:
     """The card as JSON.
 
     Args:
-      model: the encoder.
+      found: the encoder.
       signatures: what each takes and gives, by name.
-      image_size, crop_proportion: as `export_encoder`.
+      endpoints: names of the intermediate tensors.
+      sizes: "image_size" and "crop_proportion" of the signature for uint8 images.
       more: what the caller has to tell; any values.
     """
     facts = {
-        "encoder": model.name,
+        "encoder": found.model.name,
         **more,
         "input": {
             "range": "[0, 1], no mean or std normalisation",
-            "channels": model.input_shape[-1],
-            "image_size": image_size or "any",
-            "crop_proportion": crop_proportion,
+            "channels": found.images.shape[-1],
+            **sizes,
         },
-        "embedding_dim": model.output_shape[-1],
-        "parameters": model.count_params(),
-        "endpoints": list(endpoint_tensors(model)),
+        "embedding_dim": found.embedding_dim,
+        "parameters": found.model.count_params(),
+        "endpoints": endpoints,
         "signatures": signatures,
+        "left_out": found.left_out,
         "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
     }
     return json.dumps(facts, indent=2, default=_jsonable) + "\n"
@@ -44,6 +43,9 @@ def card_of(
 def markdown(card: str) -> str:
     """The card for people."""
     facts = json.loads(card)
+    keras = f'encoder = tf.keras.models.load_model("this/folder/{KERAS_FILE}")'
+    if KERAS_FILE in facts.get("left_out", {}):
+        keras = f"# There is no {KERAS_FILE}, see left_out above."
     return f"""# Encoder {_literal(facts["encoder"])}
 
 Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimCLR \
@@ -56,7 +58,7 @@ Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimC
 ```python
 import tensorflow as tf, tensorflow_hub as hub
 layer = hub.KerasLayer("this/folder", trainable=True)     # fine-tune; images float32 in [0, 1]
-encoder = tf.keras.models.load_model("this/folder/encoder.keras")           # or as a Keras model
+{keras:75} # or as a Keras model
 h = tf.saved_model.load("this/folder").signatures["uint8"](tf.constant(images))["embedding"]
 ```
 

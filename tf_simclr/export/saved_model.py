@@ -9,9 +9,16 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.augment import center_crop_resize, eval_crop_proportion
-from tf_simclr.errors import UserError
+from tf_simclr.checkpoints.harmless import check_keras_file
+from tf_simclr.errors import UserError, brief
 from tf_simclr.export import card as cards
-from tf_simclr.models.batch_norm import plain_copy
+from tf_simclr.export.exportable import (
+    ENDPOINTS,
+    KERAS_FILE,
+    Exportable,
+    exportable,
+    log_left_out,
+)
 from tf_simclr.models.encoders import endpoint_tensors
 
 gfile = tf.io.gfile
@@ -33,12 +40,18 @@ def export_encoder(
 ) -> str:
     """Writes the encoder as a SavedModel and as a .keras file, with a card that describes it.
 
-    What is exported is a copy in float32 with plain batch normalisation and every layer trainable,
-    whatever precision, strategy or frozen layers the encoder has now. The folder appears whole: an
-    earlier export there is replaced only when the new one is complete.
+    What is exported has plain batch normalisation, every layer trainable and float32 in place of
+    mixed precision, whatever strategy or frozen layers the encoder has now. The folder appears
+    whole: an earlier export there is replaced only when the new one is complete.
+
+    The .keras file is left out if `load_encoder_from` could not load it, as with Lambda layers and
+    with classes that are not registered with Keras; the signature "endpoints" is left out if the
+    encoder is not a functional model. The log and the card say so. Losses that layers compute from
+    images (activity regularisation) are not exported; those of weights are.
 
     Args:
-      encoder: functional Keras model, images float32 [N, H, W, C] in [0, 1] to h [N, D].
+      encoder: Keras model, images float32 [N, H, W, C] in [0, 1] to h [N, D]: functional, or any
+        other model or layer that was called once. `check_exportable` checks it before training.
       directory: the folder to make; an earlier export there is replaced, any other content is not.
       image_size: to what side the "uint8" signature resizes images; None: the size that the
         encoder's input fixes, or if it fixes none, images are taken as they are.
@@ -50,41 +63,35 @@ def export_encoder(
       The folder.
 
     Raises:
-      UserError: an argument is out of range, the folder holds something else or cannot be written;
-        what was there stays.
+      UserError: the encoder cannot be exported, an argument is out of range, the folder holds
+        something else or cannot be written; what was there stays.
     """
     directory = os.fspath(directory).rstrip("/")
-    image_size = _checked_size(encoder, image_size)
-    if crop_proportion is None:
-        crop_proportion = eval_crop_proportion(image_size) if image_size else 1.0
-    if not 0.0 < crop_proportion <= 1.0:
+    if crop_proportion is not None and not 0.0 < crop_proportion <= 1.0:
         raise UserError(f"crop_proportion must lie in (0, 1]; received {crop_proportion!r}.")
-    plain = plain_copy(encoder)
-    plain.trainable = True
-    card = cards.card_of(plain, _SIGNATURES, image_size, crop_proportion, card or {})
     _check_replaceable(directory)
     new = directory + ".new"
-    try:
-        if gfile.exists(new):
-            gfile.rmtree(new)
-        _write_saved_model(plain, new, image_size, crop_proportion)
-        write_keras(plain, os.path.join(new, "encoder.keras"))
-        for name, content in (("card.json", card), ("card.md", cards.markdown(card))):
-            with gfile.GFile(os.path.join(new, name), "w") as file:
-                file.write(content)
-        _put_in_place(new, directory)
-    except (OSError, tf.errors.OpError) as error:
-        if gfile.exists(new):
-            gfile.rmtree(new)
-        raise UserError(f"the encoder cannot be written to {directory}: {error}") from error
+    with exportable(encoder, image_size) as found:
+        try:
+            if gfile.exists(new):
+                gfile.rmtree(new)
+            _write(found, new, crop_proportion, card or {})
+            _put_in_place(new, directory)
+        except (OSError, tf.errors.OpError) as error:
+            if gfile.exists(new):
+                gfile.rmtree(new)
+            raise UserError(f"the encoder cannot be written to {directory}: {error}") from error
+    log_left_out(found.left_out)
     return directory
 
 
 def load_encoder(directory) -> tf.keras.layers.Layer:
     """Loads an exported encoder as a Keras layer, to be fine-tuned or frozen (`trainable`).
 
-    The layer maps images float32 [N, H, W, C] in [0, 1] to h [N, D]. While it is trained, batch
-    normalisation uses and moves batch statistics; with `layer.trainable = False` it does neither.
+    The layer maps images [N, H, W, C] to h float32 [N, D] and computes in float32 whatever the
+    global precision: images of any float type in [0, 1], or uint8 in [0, 255]. While it is trained,
+    batch normalisation uses and moves batch statistics; with `layer.trainable = False` it does
+    neither.
 
     Args:
       directory: what `export_encoder` made.
@@ -93,7 +100,8 @@ def load_encoder(directory) -> tf.keras.layers.Layer:
       A `tensorflow_hub.KerasLayer` with trainable=True.
 
     Raises:
-      UserError: the folder is no exported encoder, or cannot be read.
+      UserError: the folder is no exported encoder, or cannot be read; or, when the layer is called,
+        the images are of another type.
     """
     directory = os.fspath(directory).rstrip("/")
     if not gfile.exists(os.path.join(directory, "saved_model.pb")):
@@ -103,65 +111,109 @@ def load_encoder(directory) -> tf.keras.layers.Layer:
         )
     import tensorflow_hub as hub  # Slow to import, needed here only.
 
+    class KerasLayer(hub.KerasLayer):  # The name by which saved models ask for the class.
+        def call(self, inputs, training=None):
+            return super().call(_as_float32(inputs), training=training)
+
     try:
-        return hub.KerasLayer(directory, trainable=True, name="encoder")
+        return KerasLayer(directory, trainable=True, name="encoder", dtype="float32")
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise UserError(f"the encoder in {directory} cannot be loaded: {error}") from error
 
 
-class _ReusableEncoder(tf.train.Checkpoint):
-    """What becomes the SavedModel; the Keras model itself is kept out of it, only traced.
-
-    Attributes:
-      variables, trainable_variables, regularization_losses: as the interface of Reusable
-        SavedModels names them.
-    """
-
-    def __init__(self, model: tf.keras.Model):
-        super().__init__()
-        self.variables = list(model.variables)
-        self.trainable_variables = list(model.trainable_variables)
-        self.regularization_losses = []
-        if model.losses:
-            self.regularization_losses = [tf.function(lambda: tf.add_n(model.losses), [])]
-
-        def call(images, training=False):
-            return model(images, training=training)
-
-        self.__call__ = tf.function(call)
-        for training in (False, True):
-            self.__call__.get_concrete_function(_images(model), training=training)
+def _as_float32(images) -> tf.Tensor:
+    images = tf.convert_to_tensor(images)
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) * (1.0 / 255.0)
+    if not images.dtype.is_floating:
+        raise UserError(
+            "the encoder takes images of floats in [0, 1] or of uint8 in [0, 255]; received "
+            f"{images.dtype.name}."
+        )
+    return tf.cast(images, tf.float32)
 
 
-def _write_saved_model(model, directory: str, size: int | None, crop_proportion: float) -> None:
-    root = _ReusableEncoder(model)
-    endpoints = tf.keras.Model(model.input, endpoint_tensors(model))
+def _write(found: Exportable, directory: str, proportion: float | None, more: dict) -> None:
+    """Writes every file of an export."""
+    size = found.image_size
+    if proportion is None:
+        proportion = eval_crop_proportion(size) if size else 1.0
+    endpoints = _endpoints(found)
+    _write_saved_model(found, endpoints, directory, proportion)
+    _write_keras_file(found, os.path.join(directory, KERAS_FILE))
+    card = cards.card_of(
+        found,
+        {name: use for name, use in _SIGNATURES.items() if name not in found.left_out},
+        list(endpoints.output) if endpoints else [],
+        {"image_size": size or "any", "crop_proportion": proportion},
+        more,
+    )
+    for name, content in (("card.json", card), ("card.md", cards.markdown(card))):
+        with gfile.GFile(os.path.join(directory, name), "w") as file:
+            file.write(content)
 
-    @tf.function(input_signature=[_images(model)])
+
+def _endpoints(found: Exportable) -> tf.keras.Model | None:
+    """A model from images to the intermediate tensors by name."""
+    if ENDPOINTS in found.left_out:
+        return None
+    try:
+        return tf.keras.Model(found.model.input, endpoint_tensors(found.model))
+    except Exception as error:  # Graphs of the caller's own layers can fail in any way.
+        found.left_out[ENDPOINTS] = brief(error)
+        return None
+
+
+def _write_saved_model(found: Exportable, endpoints, directory: str, proportion: float) -> None:
+    root, images, size = found.root, found.images, found.image_size
+    pixels = tf.TensorSpec([None, None, None, images.shape[-1]], tf.uint8, "images")
+
+    @tf.function(input_signature=[images])
     def serve(images):
         return {"embedding": root.__call__(images, training=False)}
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, None, None, _channels(model)], tf.uint8, "images")]
-    )
+    @tf.function(input_signature=[pixels])
     def serve_uint8(images):
         if size is None:
-            pixels = tf.cast(images, tf.float32) * (1.0 / 255.0)
+            floats = _as_float32(images)
         else:
-            pixels = center_crop_resize(images, size, crop_proportion)
-        return {"embedding": root.__call__(pixels, training=False)}
+            floats = center_crop_resize(images, size, proportion)
+        return {"embedding": root.__call__(floats, training=False)}
 
-    @tf.function(input_signature=[_images(model)])
+    @tf.function(input_signature=[images])
     def serve_endpoints(images):
         return endpoints(images, training=False)
 
+    signatures = {"serving_default": serve, "uint8": serve_uint8}
+    if endpoints is not None:
+        signatures[ENDPOINTS] = serve_endpoints
     tf.saved_model.save(
         root,
         directory,
-        signatures=dict(zip(_SIGNATURES, (serve, serve_uint8, serve_endpoints))),
+        signatures=signatures,
         # Without it, what has a gradient of its own (swish) could be run but not fine-tuned.
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
     )
+
+
+def _write_keras_file(found: Exportable, path: str) -> None:
+    """Writes the encoder as a Keras model, if it comes back from the file as it is."""
+    if KERAS_FILE in found.left_out:
+        return
+    try:
+        write_keras(found.model, path)
+        check_keras_file(path)
+        loaded = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        if found.is_same(lambda images: loaded(images, training=False)):
+            return
+        reason = "the model loaded from it gives other vectors."
+    except (OSError, tf.errors.OpError):
+        raise
+    except Exception as error:  # Classes of the caller can fail to be written or read in any way.
+        reason = brief(error)
+    found.left_out[KERAS_FILE] = reason
+    if gfile.exists(path):
+        gfile.remove(path)
 
 
 def write_keras(model: tf.keras.Model, path: str) -> None:
@@ -171,34 +223,6 @@ def write_keras(model: tf.keras.Model, path: str) -> None:
         model.save(local)
         gfile.copy(local, path + ".tmp", overwrite=True)
     gfile.rename(path + ".tmp", path, overwrite=True)
-
-
-def _images(model: tf.keras.Model) -> tf.TensorSpec:
-    return tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, "images")
-
-
-def _channels(model: tf.keras.Model) -> int:
-    return model.input_shape[-1]
-
-
-def _checked_size(encoder: tf.keras.Model, image_size: int | None) -> int | None:
-    """The side to resize to, once encoder and size are known to fit."""
-    shapes = [getattr(encoder, side, None) for side in ("input_shape", "output_shape")]
-    if not all(isinstance(shape, tuple) for shape in shapes) or list(map(len, shapes)) != [4, 2]:
-        raise UserError(
-            "encoder must be a functional Keras model from images [N, H, W, C] to vectors [N, D]; "
-            f"received {encoder!r} with input and output shapes {shapes}."
-        )
-    if image_size is not None and image_size < 1:
-        raise UserError(f"image_size must be at least 1; received {image_size!r}.")
-    fixed = {side for side in shapes[0][1:3] if side is not None}
-    if fixed and image_size is None and len(fixed) == 1:
-        return fixed.pop()
-    if fixed - {image_size}:
-        raise UserError(
-            f"image_size={image_size!r} does not fit the encoder, whose input is {shapes[0]}."
-        )
-    return image_size
 
 
 def _check_replaceable(directory: str) -> None:

@@ -7,13 +7,16 @@ every encoder, keras-cv's and a user's own included.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, brief
 
 _PLAIN = "float32"
+_SWITCHES = ("synchronized", "fused", "_bessels_correction_test_only")
 
 
 def synchronize_batch_norm(model: tf.keras.layers.Layer, enabled: bool = True) -> int:
@@ -59,8 +62,33 @@ def batch_norm_layers(model: tf.keras.layers.Layer) -> list[tf.keras.layers.Batc
     return [m for m in modules if isinstance(m, tf.keras.layers.BatchNormalization)]
 
 
+@contextlib.contextmanager
+def plain_form(model: tf.keras.Model) -> Iterator[None]:
+    """Gives the model itself plain batch normalisation and unfreezes it inside a `with` block.
+
+    With every layer trainable, `model.weights` has the same order for every copy of a model.
+    """
+    norms = [(norm, {k: getattr(norm, k) for k in _SWITCHES}) for norm in batch_norm_layers(model)]
+    # Parents come before their children, as setting `trainable` sets it for all layers below.
+    layers = [m for m in (model, *model.submodules) if isinstance(m, tf.keras.layers.Layer)]
+    trainable = [layer.trainable for layer in layers]
+    try:
+        synchronize_batch_norm(model, False)
+        model.trainable = True
+        yield
+    finally:
+        for norm, switches in norms:
+            for name, value in switches.items():
+                setattr(norm, name, value)
+        for layer, value in zip(layers, trainable):
+            layer.trainable = value
+
+
 def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
     """A copy with the same weights in float32 arithmetic, with plain batch normalisation.
+
+    The copy is built from the model's config; the layers' classes need not be registered with
+    Keras. Whether the config describes the model in full is not checked here.
 
     Raises:
       UserError: the model cannot be rebuilt from its get_config().
@@ -69,17 +97,37 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
     # Layers made inside other layers (keras-cv's blocks) follow the global policy, not a config.
     tf.keras.mixed_precision.set_global_policy(_PLAIN)
     try:
-        copy = type(model).from_config(_plain(model.get_config()))
-    except (NotImplementedError, TypeError) as error:
+        with tf.keras.saving.custom_object_scope(_classes(model)):
+            copy = type(model).from_config(_plain(model.get_config()))
+        if not copy.built:
+            copy(tf.keras.Input(batch_shape=model.get_build_config()["input_shape"]))
+        with plain_form(model), plain_form(copy):
+            copy.set_weights(model.get_weights())
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        raise
+    except Exception as error:  # get_config() and constructors can fail in any way.
         raise UserError(
             f"model {model.name!r} cannot be copied, because it or one of its layers has no "
-            f"working get_config(): {error}"
+            f"working get_config(): {brief(error)}"
         ) from error
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)
-    copy.set_weights(model.get_weights())
     synchronize_batch_norm(copy, False)
     return copy
+
+
+def _classes(model) -> dict[str, type]:
+    """The classes of a model's layers that Keras does not find by itself, by name."""
+    layers = [m for m in (model, *model.submodules) if isinstance(m, tf.keras.layers.Layer)]
+    return {type(layer).__name__: type(layer) for layer in layers if not _is_found(type(layer))}
+
+
+def _is_found(layer_class: type) -> bool:
+    if tf.keras.saving.get_registered_name(layer_class) != layer_class.__name__:
+        return True  # It is registered under a package and a name.
+    module = layer_class.__module__
+    # Keras does not find the layers of its own applications, such as ConvNeXt's.
+    return module.startswith("keras.") and not module.startswith("keras.src.applications.")
 
 
 def _plain(config: Any) -> Any:

@@ -10,7 +10,7 @@ import numbers
 
 import tensorflow as tf
 
-from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.errors import UserError, brief, unknown_name
 from tf_simclr.models.resnet import BLOCKS, resnet
 
 _RESNETS = {f"resnet{depth}": depth for depth in BLOCKS}
@@ -53,6 +53,9 @@ _DENSENETS = {
     "densenet201": (6, 12, 48, 32),
 }
 
+# Pooling between dense blocks leaves nothing of smaller images.
+_SMALLEST_IMAGE = dict.fromkeys(_DENSENETS, 29)
+
 ENCODERS = tuple(sorted([*_RESNETS, *_EFFICIENTNETS_V2, *_RESNETS_V2, *_DENSENETS]))
 
 
@@ -70,15 +73,17 @@ def build_encoder(
 
     Args:
       name: one of `ENCODERS`.
-      image_size, width_multiplier, sk_ratio, se_ratio, batch_norm_decay: as `resnet`; for our
-        ResNets only (others take images of any size and have their own decay).
+      image_size: side of the images. It decides the stem of our ResNets; DenseNets need 29 pixels.
+      width_multiplier, sk_ratio, se_ratio, batch_norm_decay: as `resnet`; for our ResNets only
+        (others have their own decay).
       channels: of the images.
 
     Returns:
-      A functional model from float32 [N, H, W, C] in [0, 1], any size, to float32 [N, D].
+      A functional model from float32 [N, H, W, C] in [0, 1], any size (DenseNets: from 29 pixels),
+      to float32 [N, D].
 
     Raises:
-      UserError: unknown name, or an option that the encoder does not have.
+      UserError: unknown name, an option that the encoder does not have, or images too small for it.
     """
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
@@ -106,9 +111,97 @@ def build_encoder(
             )
     if not isinstance(channels, numbers.Integral) or channels < 1:
         raise UserError(f"channels must be at least 1; received {channels!r}.")
+    smallest = _SMALLEST_IMAGE.get(name, 1)
+    if not isinstance(image_size, numbers.Integral) or image_size < smallest:
+        raise UserError(
+            f"encoder {name!r} needs images of at least {smallest} pixel(s); received "
+            f"image_size={image_size!r}. Use larger images or another encoder, such as resnet18."
+        )
     backbone = _backbone(name, include_rescaling=False, input_shape=(None, None, channels))
     pool = tf.keras.layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")
     return tf.keras.Model(backbone.input, pool(backbone.output), name=name)
+
+
+def is_functional(model: tf.keras.layers.Layer) -> bool:
+    """Whether a model is what its graph of layers says, as functional and Sequential ones are."""
+    functional = tf.keras.Sequential.__base__
+    own = (functional.call, tf.keras.Sequential.call)
+    return getattr(model, "_is_graph_network", False) and type(model).call in own
+
+
+def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
+    """The shapes of what an encoder takes and gives.
+
+    Args:
+      encoder: a functional model, or any other model or layer that was called once on images.
+
+    Returns:
+      ((None, H, W, C), (None, D)). H and W are None where a functional model takes any size; for
+      other models they are those of the images that it was first called with.
+
+    Raises:
+      UserError: it was never called, or does not map one tensor of images to one of vectors.
+    """
+    if not isinstance(encoder, tf.keras.layers.Layer):
+        raise UserError(f"encoder must be a Keras model; received {encoder!r}.")
+    taken = (encoder.get_build_config() or {}).get("input_shape")
+    if is_functional(encoder):
+        shapes = encoder.input_shape, encoder.output_shape
+    elif taken is None:
+        raise UserError(
+            f"encoder {encoder.name!r} has no weights yet, as it was never called; call it once on "
+            "a batch of images [N, H, W, C] before passing it on."
+        )
+    else:
+        one = _as_tuple(taken) is not None
+        h = trace_on_images(encoder, taken).structured_outputs if one else ()
+        shapes = taken, tf.nest.map_structure(lambda tensor: tensor.shape, h)
+    taken, given = map(_as_tuple, shapes)
+    if taken is None or given is None or (len(taken), len(given)) != (4, 2):
+        raise UserError(
+            "encoder must map images [N, H, W, C] to vectors [N, D], one tensor to one tensor; "
+            f"received {encoder.name!r} with input and output shapes {shapes}. End it with global "
+            "average pooling; choose one of several outputs by tf.keras.Model(inputs, output)."
+        )
+    if taken[-1] is None or given[-1] is None:
+        raise UserError(
+            "encoder must fix its numbers of channels and of features; received "
+            f"{encoder.name!r} with input and output shapes {shapes}."
+        )
+    return (None, *taken[1:]), (None, *given[1:])
+
+
+def trace_on_images(encoder: tf.keras.layers.Layer, shape: list[int | None]):
+    """Traces an encoder in inference mode, which shows whether images are too small for it.
+
+    Args:
+      encoder: a Keras model or layer.
+      shape: [N, H, W, C]. With H and W known, layers that would have no pixel left fail.
+
+    Returns:
+      A concrete function from images float32 of that shape to h.
+
+    Raises:
+      UserError: the encoder fails on such images, with the reason.
+    """
+    try:
+        function = tf.function(lambda images: encoder(images, training=False))
+        return function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    except Exception as error:  # The caller's own layers can fail in any way.
+        raise UserError(
+            f"encoder {encoder.name!r} fails on images of {' x '.join(map(str, shape[1:-1]))} "
+            f"pixels: {brief(error)}"
+        ) from error
+
+
+def _as_tuple(shape) -> tuple | None:
+    """A shape as a tuple; None for what is no single shape: those of several tensors."""
+    if isinstance(shape, tf.TensorShape):
+        return None if shape.rank is None else tuple(shape)
+    is_shape = isinstance(shape, (tuple, list)) and all(
+        side is None or isinstance(side, int) for side in shape
+    )
+    return tuple(shape) if is_shape else None
 
 
 def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
@@ -148,11 +241,11 @@ def _last_of_each_size(encoder) -> list:
     if not tensors:
         return []
     height, width, channels = encoder.input_shape[1:]
-    images = [1, height or 256, width or 256, channels]
-    shapes = tf.keras.Model(encoder.input, tensors).compute_output_shape(images)
-    shapes = shapes if isinstance(shapes, list) else [shapes]
-    for tensor, shape in zip(tensors, shapes):
-        sizes[tuple(shape[1:3])] = tensor
+    images = tf.keras.Input([height or 256, width or 256, channels])
+    # Traced: Keras' compute_output_shape stops at TensorFlow operations such as `x * 2`.
+    found = tf.nest.flatten(tf.keras.Model(encoder.input, tensors)(images))
+    for tensor, fixed in zip(tensors, found):
+        sizes[tuple(fixed.shape[1:3])] = tensor
     return list(sizes.values())
 
 

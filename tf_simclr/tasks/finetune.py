@@ -14,7 +14,7 @@ from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import labelled_dataset
 from tf_simclr.distribute import is_chief
 from tf_simclr.errors import printable
-from tf_simclr.export import export_encoder, write_keras
+from tf_simclr.export import check_exportable, export_encoder, write_keras
 from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
 from tf_simclr.models.classifier import classifier
 from tf_simclr.optim.factory import build_optimizer
@@ -44,6 +44,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         encoder = load_encoder_from(config.init_from)
         judging.check_channels(encoder, source)
         model = _classifier(config, encoder, len(source.class_names), plan, strategy)
+    check_exportable(encoder, config.image_size)
     workdir.check_is_of(config)
     checkpoints = RunCheckpoints(
         workdir / "checkpoints",

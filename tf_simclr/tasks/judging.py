@@ -14,6 +14,7 @@ from tf_simclr.config import Config
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.errors import UserError, printable
+from tf_simclr.models.encoders import trace_on_images
 from tf_simclr.tasks import build
 from tf_simclr.tasks.features import raw_pixels, represent
 from tf_simclr.tasks.workdir import Workdir
@@ -81,6 +82,7 @@ def feature_sets(config: Config, sources) -> Iterator[tuple[str, list[np.ndarray
     sizes = {"image_size": config.image_size, "batch_size": config.eval_batch_size}
     trained = load_encoder_from(encoder_path(config))
     check_channels(trained, sources[0])
+    trace_on_images(trained, [1, config.image_size, config.image_size, sources[0].channels])
 
     def features(encoder, name):
         return [represent(encoder, source, name=name, **sizes) for source in sources]

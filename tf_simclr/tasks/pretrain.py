@@ -14,7 +14,7 @@ from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
 from tf_simclr.distribute import is_chief, several_hosts
 from tf_simclr.errors import UserError
-from tf_simclr.export import export_encoder
+from tf_simclr.export import check_exportable, export_encoder
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.report import view_grid, write_report
 from tf_simclr.tasks import build
@@ -46,6 +46,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         model = build.simclr_of(config, source.channels, plan, classes)
         if config.init_from:
             start_from(config.init_from, model.encoder)
+    check_exportable(model.encoder, config.image_size)
     checkpoints = RunCheckpoints(
         workdir / "checkpoints",
         keep=config.keep_checkpoint_max,

@@ -1,0 +1,273 @@
+"""What of an encoder can be exported: found out before training, and once more when exporting.
+
+Most encoders are exported as a copy made from their config. An encoder that cannot be rebuilt, such
+as one with a Lambda layer, is traced as it is; `encoder.keras`, which holds a config, is then left
+out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tf_simclr.checkpoints.harmless import check_config
+from tf_simclr.errors import UserError, brief
+from tf_simclr.models.batch_norm import plain_copy, plain_form
+from tf_simclr.models.encoders import encoder_shapes, is_functional, trace_on_images
+
+KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
+
+_PROBE_SIDE = 224  # Where neither the encoder nor the caller fixes a size.
+# The largest difference of two h, relative to the largest entry of h: kernels differ slightly, half
+# precision rounds.
+_TOLERANCE, _MIXED_TOLERANCE = 1e-2, 0.5
+_PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+
+
+class ReusableEncoder(tf.train.Checkpoint):
+    """What becomes the SavedModel; the Keras model itself is kept out of it, only traced.
+
+    Attributes:
+      variables, trainable_variables, regularization_losses: as the interface of Reusable
+        SavedModels names them; the losses are those of weights only.
+      other_variables: used, but not weights of the model: the states of random generators.
+    """
+
+    def __init__(self, model: tf.keras.Model, images: tf.TensorSpec):
+        """Traces the model on images; raises UserError if no other process could run the result."""
+        super().__init__()
+        self.variables = list(model.variables)
+        self.trainable_variables = list(model.trainable_variables)
+        self.regularization_losses = []
+        # Keras' `losses` would add those of the last images that the model was called with.
+        layers = (model, *model.submodules)
+        penalties = [loss for layer in layers for loss in getattr(layer, "_callable_losses", ())]
+        if penalties:
+            self.regularization_losses = [
+                tf.function(lambda: tf.add_n([penalty() for penalty in penalties]), [])
+            ]
+
+        def call(images, training=False):
+            return tf.cast(model(images, training=training), tf.float32)
+
+        self.__call__ = tf.function(call)
+        traces = [self.__call__.get_concrete_function(images, training=t) for t in (False, True)]
+        used = {id(v): v for trace in traces for v in trace.graph.variables}
+        for variable in self.variables:
+            used.pop(id(variable), None)
+        self.other_variables = list(used.values())
+        for trace in traces:
+            _check_trace(trace, [*self.variables, *used.values()])
+
+
+def _check_trace(trace, variables: list[tf.Variable]) -> None:
+    graph = trace.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    if _PYTHON_OPS & {node.op for node in nodes}:
+        raise UserError(
+            "it calls Python code (tf.py_function or tf.numpy_function), which a SavedModel cannot "
+            "hold. Use TensorFlow operations instead."
+        )
+    handles = {id(part.handle) for v in variables for part in getattr(v, "values", [v])}
+    if any(x.dtype == tf.resource and id(x) not in handles for x in trace.captured_inputs):
+        raise UserError(
+            "it uses a resource that is not a variable, such as a lookup table, which is not "
+            "exported."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Exportable:
+    """An encoder ready to be written.
+
+    Attributes:
+      model: float32, plain batch normalisation, every layer trainable: a copy of the encoder, or
+        the encoder itself.
+      root: the model, traced.
+      images: the spec of what `root` takes.
+      image_size: side that images are to be resized to; None: any.
+      embedding_dim: D of h.
+      left_out: what cannot be exported, with the reason: `KERAS_FILE`, `ENDPOINTS`.
+      is_same: whether a function of images gives the h of the encoder, compared on one image; for
+        encoders with known layers only it is always True.
+    """
+
+    model: tf.keras.Model
+    root: ReusableEncoder
+    images: tf.TensorSpec
+    image_size: int | None
+    embedding_dim: int
+    left_out: dict[str, str]
+    is_same: Callable[[Callable], bool]
+
+
+def check_exportable(encoder: tf.keras.Model, image_size: int | None = None) -> dict[str, str]:
+    """Checks before training that `export_encoder` will work afterwards; takes seconds.
+
+    Args:
+      encoder: as it will be trained, with its weights, strategy and precision.
+      image_size: side of the images it will be trained on; None: what its input fixes, else 224.
+
+    Returns:
+      What an export would leave out, with the reason: "encoder.keras", or the signature
+      "endpoints". It is logged too.
+
+    Raises:
+      UserError: the encoder could not be exported, with the reason.
+    """
+    if has_known_layers_only(encoder):
+        taken, _, image_size = _checked_shapes(encoder, image_size)
+        trace_on_images(encoder, _probe_shape(taken, image_size))
+        return {}
+    with exportable(encoder, image_size) as found:
+        left_out = found.left_out
+        if KERAS_FILE not in left_out:
+            try:
+                config = tf.keras.saving.serialize_keras_object(found.model)
+                tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
+            except Exception as error:  # The caller's own layers can fail in any way.
+                left_out[KERAS_FILE] = brief(error)
+    log_left_out(left_out)
+    return left_out
+
+
+def has_known_layers_only(encoder: tf.keras.Model) -> bool:
+    """Whether an encoder is a functional model of layers that are known to be exported in full.
+
+    They are those of Keras and keras-cv, without the ones that hold functions of the caller. All
+    encoders of `build_encoder` are.
+    """
+    if not is_functional(encoder):
+        return False
+    layers = [m for m in encoder.submodules if isinstance(m, tf.keras.layers.Layer)]
+    known = all(
+        type(layer).__module__.startswith(("keras.src.layers.", "keras.src.engine.", "keras_cv."))
+        and type(layer).__name__ != "TFOpLambda"
+        for layer in layers
+    )
+    try:
+        check_config(tf.keras.saving.serialize_keras_object(encoder) if known else [])
+    except Exception:  # Functions of the caller, as activations for example.
+        return False
+    return known
+
+
+def log_left_out(left_out: dict[str, str]) -> None:
+    """Logs what an export lacks."""
+    for name, reason in left_out.items():
+        logging.info("The exported encoder has no %s: %s", name, reason)
+
+
+@contextlib.contextmanager
+def exportable(encoder: tf.keras.Model, image_size: int | None) -> Iterator[Exportable]:
+    """Gives what can be exported of an encoder, to be written inside the `with` block.
+
+    Raises:
+      UserError: nothing can be exported, with the reason.
+    """
+    taken, given, image_size = _checked_shapes(encoder, image_size)
+    left_out: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        try:
+            is_same = _comparison(encoder, _probe_shape(taken, image_size))
+            model = _copy_or_itself(encoder, is_same, left_out)
+            stack.enter_context(plain_form(model))
+            root, images = _traced(model, taken, image_size)
+        except UserError as error:
+            raise UserError(f"encoder {encoder.name!r} cannot be exported: {error}") from error
+        if not is_functional(model):
+            left_out[ENDPOINTS] = "the encoder is not a functional model."
+        yield Exportable(model, root, images, image_size, given[-1], left_out, is_same)
+
+
+def _checked_shapes(encoder, image_size: int | None) -> tuple[tuple, tuple, int | None]:
+    """`encoder_shapes`, and the side to resize images to, once encoder and size fit."""
+    taken, given = encoder_shapes(encoder)
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size must be at least 1; received {image_size!r}.")
+    fixed = {side for side in taken[1:3] if side is not None} if is_functional(encoder) else set()
+    if fixed and image_size is None and len(fixed) == 1:
+        image_size = fixed.pop()
+    if fixed - {image_size}:
+        raise UserError(
+            f"image_size={image_size!r} does not fit the encoder, whose input is {taken}."
+        )
+    return taken, given, image_size
+
+
+def _probe_shape(taken: tuple, image_size: int | None) -> list[int]:
+    """The shape of one image to try the encoder on."""
+    return [1, *(image_size or side or _PROBE_SIDE for side in taken[1:3]), taken[-1]]
+
+
+def _comparison(encoder, shape: list[int]) -> Callable[[Callable], bool]:
+    """`Exportable.is_same`; raises UserError if the encoder cannot take images of that shape."""
+    if has_known_layers_only(encoder):
+        return lambda function: True
+    images = np.random.default_rng(0).random(shape, np.float32)
+    h = _h_of(trace_on_images(encoder, shape), images)
+    tolerance = _MIXED_TOLERANCE if _is_mixed(encoder) else _TOLERANCE
+    atol = tolerance * np.max(np.abs(np.nan_to_num(h)))
+
+    def is_same(function):
+        other = _h_of(function, images)
+        return h.shape == other.shape and np.allclose(h, other, rtol=0, atol=atol, equal_nan=True)
+
+    return is_same
+
+
+def _copy_or_itself(encoder, is_same, left_out) -> tf.keras.Model:
+    """A plain copy if the config describes the encoder, else the encoder itself."""
+    try:
+        copy = plain_copy(encoder)
+        if not is_same(lambda x: copy(x, training=False)):
+            raise UserError(
+                "a copy made from its config gives other vectors: the get_config() of a layer "
+                "leaves something out, or the encoder is random when it does not train."
+            )
+    except UserError as error:
+        if _is_mixed(encoder):
+            raise UserError(
+                "it computes in mixed precision, and what is exported is a copy in float32, which "
+                f"cannot be made: {error} Train in float32, or correct get_config()."
+            ) from error
+        left_out[KERAS_FILE] = str(error)
+        return encoder
+    try:
+        if not isinstance(copy, tf.keras.Model):
+            raise UserError("the encoder is a layer, not a model.")
+        check_config(tf.keras.saving.serialize_keras_object(copy))
+    except Exception as error:  # A config that cannot be written can fail in any way.
+        left_out[KERAS_FILE] = brief(error)
+    return copy
+
+
+def _traced(model, taken: tuple, image_size: int | None) -> tuple[ReusableEncoder, tf.TensorSpec]:
+    """The model traced for images of any size if it takes any, else for those of one size."""
+    shapes = [taken]
+    if not is_functional(model):  # What it was called with need not be all that it takes.
+        sides = _probe_shape(taken, image_size)[1:3]
+        shapes = [(None, None, None, taken[-1]), (None, *sides, taken[-1])]
+    for shape in shapes:
+        images = tf.TensorSpec(shape, tf.float32, "images")
+        try:
+            return ReusableEncoder(model, images), images
+        except UserError:
+            raise
+        except Exception as error:  # The caller's own layers can fail in any way.
+            failure = error
+    raise UserError(f"it cannot be traced: {brief(failure)}") from failure
+
+
+def _is_mixed(encoder) -> bool:
+    layers = [m for m in (encoder, *encoder.submodules) if isinstance(m, tf.keras.layers.Layer)]
+    return any(layer.compute_dtype != layer.variable_dtype for layer in layers)
+
+
+def _h_of(function, images) -> np.ndarray:
+    return tf.cast(function(tf.constant(images)), tf.float32).numpy()
