@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.data import decoding
-from tf_simclr.data.decoding import decode, image_size, to_grey
+from tf_simclr.data.decoding import decode, to_grey
+from tf_simclr.data.headers import image_size
 
 Image = pytest.importorskip("PIL.Image")
 

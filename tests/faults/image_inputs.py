@@ -14,7 +14,8 @@ from PIL import Image
 from tests.faults.flag_inputs import damaged
 from tests.faults.harness import Fault
 from tf_simclr.data.bad_images import READ_ERRORS
-from tf_simclr.data.decoding import MAX_PIXELS, decode, image_size
+from tf_simclr.data.decoding import MAX_PIXELS, decode
+from tf_simclr.data.headers import image_size
 from tf_simclr.errors import UserError
 
 SIDES = (0, 1, 7, 255, 256, 4096, 10_000, 65_535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)

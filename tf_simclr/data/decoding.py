@@ -10,7 +10,6 @@ import functools
 import tensorflow as tf
 
 from tf_simclr.data import headers
-from tf_simclr.data.headers import image_size
 
 MAX_BYTES = 500_000_000  # Of a file, which is read into memory whole: larger ones are called bad.
 MAX_PIXELS = (
@@ -21,6 +20,7 @@ _BMP_KIND = "a BMP that is compressed, or stores its colours in another order"
 _WHITE = 255  # What transparent pixels show, as on most pages of the web.
 
 
+@tf.autograph.experimental.do_not_convert  # It has nothing to convert, which takes long.
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     """Decodes one image; of an animation, the first frame.
 
@@ -62,7 +62,7 @@ def _apart(function, channels):
 
 def _decode_jpeg(contents, channels):
     shape = tf.image.extract_jpeg_shape(contents)
-    contents = _refuse_giants(contents, shape[:2])
+    contents = _require(_fits(shape[:2]), _TOO_LARGE, contents)
     if channels != 1:
         return _decode_image(contents, channels)
     # Of the CMYK kind decode_image has no grey.
@@ -74,42 +74,37 @@ def _decode_jpeg(contents, channels):
 
 
 def _decode_other(contents, channels):
-    def function(kind):
-        return lambda: _apart(kind, channels)(contents)
+    """Any but a plain JPEG."""
+    kind = headers.format_of(contents)
 
-    kinds = [_decode_image, _decode_annotated_jpeg, _decode_png, _decode_gif, _decode_bmp]
-    return tf.switch_case(headers.format_of(contents), list(map(function, kinds)))
+    def others():
+        decoders = [_decode_image, _decode_image, _decode_png, _decode_gif, _decode_bmp]
+        branches = [functools.partial(_apart(f, channels), contents) for f in decoders]
+        return tf.switch_case(kind, branches)
+
+    return tf.cond(kind == headers.JPEG, lambda: _decode_annotated_jpeg(contents, channels), others)
 
 
 def _decode_annotated_jpeg(contents, channels):
-    orientation = headers.jpeg_orientation(contents)
     image = _decode_jpeg(contents, channels)
-    return tf.cond(orientation == 1, lambda: image, lambda: _upright(image, orientation))
+    facts = headers.jpeg_facts(contents)
+    return tf.cond(facts.annotated, lambda: _upright(image, facts.orientation()), lambda: image)
 
 
 def _decode_png(contents, channels):
     facts = headers.png_facts(contents)
-    contents = _refuse_giants(contents, facts.size)
+    contents = _require(_fits(facts.size), _TOO_LARGE, contents)
 
-    def flat():
-        return _decode_image(contents, channels)
-
-    def blended():
+    def special():
         rgba = tf.cond(
-            facts.significant < facts.bits,
+            (facts.bits == 16) & (facts.significant < 16),
             lambda: _decode_low_bits(contents, facts.significant),
             lambda: _decode_image(contents, 4),
         )
-        if channels == 4:
-            return rgba
-        rgb = _over_white(rgba)
-        return rgb if channels == 3 else to_grey(rgb)
+        image = rgba if channels == 4 else _over_white(rgba)
+        return _upright(to_grey(image) if channels == 1 else image, facts.orientation())
 
-    plain = ~facts.transparent & ((facts.significant == facts.bits) | (facts.bits < 16))
-    image = tf.cond(plain, flat, blended)
-    return tf.cond(
-        facts.orientation == 1, lambda: image, lambda: _upright(image, facts.orientation)
-    )
+    return tf.cond(facts.plain, lambda: _decode_image(contents, channels), special)
 
 
 def _decode_low_bits(contents, significant):
@@ -136,7 +131,7 @@ def _over_white(rgba):
 
 def _decode_gif(contents, channels):
     frame = headers.gif_frame(contents)
-    file = _refuse_giants(frame.file, frame.canvas)
+    file = _require(_fits(frame.canvas), _TOO_LARGE, frame.file)
     image = _decode_image(file, 3)
     around = frame.canvas - frame.place - tf.shape(image, tf.int64)[:2]
     around = tf.pad(tf.stack([frame.place, around], axis=1), [[0, 1], [0, 0]])
@@ -146,10 +141,9 @@ def _decode_gif(contents, channels):
 
 
 def _decode_bmp(contents, channels):
-    contents = _refuse_giants(contents, image_size(contents))
     facts = headers.bmp_facts(contents)
-    with tf.control_dependencies([tf.debugging.assert_equal(facts.readable, True, _BMP_KIND)]):
-        contents = tf.identity(contents)
+    contents = _require(_fits(facts.size), _TOO_LARGE, contents)
+    contents = _require(facts.readable, _BMP_KIND, contents)
     if channels == 4:
         return _decode_image(contents, 4)
 
@@ -186,11 +180,15 @@ def _upright(image, orientation):
     )
 
 
-def _refuse_giants(contents, size):
+def _fits(size):
     # In floating point: the product of two sides of 32 bits can exceed an int64.
-    pixels = tf.reduce_prod(tf.cast(size, tf.float64))
-    limit = tf.constant(MAX_PIXELS, tf.float64)
-    with tf.control_dependencies([tf.debugging.assert_less_equal(pixels, limit, _TOO_LARGE)]):
+    return tf.reduce_prod(tf.cast(size, tf.float64)) <= MAX_PIXELS
+
+
+def _require(condition, otherwise, contents):
+    """The contents; an InvalidArgumentError that says `otherwise` if the condition is not met."""
+    # Not tf.debugging, whose assertions are a branch each: that is time for every image.
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=condition, data=[otherwise])]):
         return tf.identity(contents)
 
 

@@ -11,7 +11,8 @@ from tf_simclr import losses, native
 from tf_simclr.checkpoints import variable_paths
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images, listed
-from tf_simclr.data.decoding import MAX_PIXELS, image_size
+from tf_simclr.data.decoding import MAX_PIXELS
+from tf_simclr.data.headers import image_size
 from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
