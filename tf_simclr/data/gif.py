@@ -1,4 +1,4 @@
-"""The first frame of a GIF: cut out as a file of its own, and placed on its canvas, in the graph."""
+"""The first frame of a GIF: cut out as a file of its own, with its place on the canvas."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ class GifFrame(NamedTuple):
         Empty where there is no frame, or only behind more than encoders write.
       canvas: height and width of the image in which the frame stands, int64 [2].
       place: where it stands, top and left, int64 [2].
+      transparent: whether it has a transparent colour, bool.
     """
 
     file: tf.Tensor
     canvas: tf.Tensor
     place: tf.Tensor
+    transparent: tf.Tensor
 
 
 def gif_frame(contents: tf.Tensor) -> GifFrame:
@@ -65,6 +67,7 @@ def gif_frame(contents: tf.Tensor) -> GifFrame:
         # Like browsers: a frame that reaches beyond the canvas makes it larger.
         either(found, tf.maximum(screen, [top + height, left + width]), 0),
         tf.stack([top, left]),
+        transparent >= 0,
     )
 
 

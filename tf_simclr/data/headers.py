@@ -49,38 +49,62 @@ def is_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all((words == expected) | ignored)
 
 
-@tf.autograph.experimental.do_not_convert  # It has nothing to convert, which takes long.
-def image_size(contents: tf.Tensor) -> tf.Tensor:
-    """Height and width of what `decoding.decode` returns, from the header alone.
+class ImageFacts(NamedTuple):
+    """What changes how an image is shown.
 
-    Args:
-      contents: scalar string, an image file.
-
-    Returns:
-      int64 [2]; [0, 0] for anything but JPEG, PNG, GIF and BMP, and for a GIF without a frame.
-      An image that EXIF says is stored on its side has its height and width swapped. A GIF has
-      the size of its canvas.
+    Attributes:
+      size: height and width of what `decoding.decode` returns, int64 [2]; [0, 0] for anything but
+        JPEG, PNG, GIF and BMP, and for a GIF without a frame.
+      turned: whether EXIF says that it is stored turned or mirrored, bool.
+      transparent: whether it has an alpha channel or a transparent colour, bool.
+      deep: whether its samples have 16 bits, bool.
     """
+
+    size: tf.Tensor
+    turned: tf.Tensor
+    transparent: tf.Tensor
+    deep: tf.Tensor
+
+
+@tf.autograph.experimental.do_not_convert  # It has nothing to convert, which takes long.
+def image_facts(contents: tf.Tensor) -> ImageFacts:
+    """Reads the header of an image file, a scalar string, without decoding.
+
+    An image that EXIF says is stored on its side has its height and width swapped. A GIF has the
+    size of its canvas.
+    """
+    no = tf.constant(False)
 
     def jpeg():
         size = tf.cast(tf.image.extract_jpeg_shape(contents)[:2], tf.int64)
         facts = jpeg_facts(contents)
-        return tf.cond(facts.annotated, lambda: _turned(size, facts.orientation()), lambda: size)
+        one = tf.constant(1, tf.int64)
+        orientation = tf.cond(facts.annotated, facts.orientation, lambda: one)
+        return [_turned(size, orientation), orientation > 1, no, no]
 
     def png():
         facts = png_facts(contents)
-        return _turned(facts.size, facts.orientation())
+        orientation = facts.orientation()
+        size = _turned(facts.size, orientation)
+        return [size, orientation > 1, facts.transparent, facts.bits == 16]
 
     def gif():
-        return gif_frame(contents).canvas
+        frame = gif_frame(contents)
+        return [frame.canvas, no, frame.transparent, no]
 
     def bmp():
-        return bmp_facts(contents).size
+        facts = bmp_facts(contents)
+        return [facts.size, no, facts.transparent, no]
 
     def unknown():
-        return tf.zeros([2], tf.int64)
+        return [tf.zeros([2], tf.int64), no, no, no]
 
-    return tf.switch_case(format_of(contents), [unknown, jpeg, png, gif, bmp])
+    return ImageFacts(*tf.switch_case(format_of(contents), [unknown, jpeg, png, gif, bmp]))
+
+
+def image_size(contents: tf.Tensor) -> tf.Tensor:
+    """Height and width of what `decoding.decode` returns: `ImageFacts.size`, int64 [2]."""
+    return image_facts(contents).size
 
 
 def _turned(size, orientation):
