@@ -53,9 +53,15 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
 
 def _apart(function, channels):
     """In a graph, a function of its own: inlined, each of its operations costs time, run or not."""
-    function = functools.partial(function, channels=channels)
     if tf.executing_eagerly():
-        return function
+        return functools.partial(function, channels=channels)
+    return _traced_once(function, channels, MAX_PIXELS)
+
+
+@functools.cache
+def _traced_once(function, channels, _):
+    """Kept, as tracing takes long and every data set asks for it."""
+    function = functools.partial(function, channels=channels)
     attributes = {"_noinline": True}
     return tf.function(function, autograph=False, experimental_attributes=attributes)
 
