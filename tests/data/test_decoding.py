@@ -275,11 +275,11 @@ def test_a_gif_is_its_canvas(place, transparent, interlaced, local):
 
 
 def test_a_gif_may_be_transparent_beyond_its_palette():
-    flat = Image.fromarray(np.full([24, 36], 200, np.uint8), "P")
-    flat.putpalette(COLOURS.tobytes())
-    contents = gif_of(flat, 0, 0, (36, 24), transparent=200)
+    contents = gif_of(PALETTED, 0, 0, (36, 24), transparent=200)
     short = contents[:10] + b"\xf0\0\0" + contents[13:19] + contents[13 + 768 :]
-    np.testing.assert_array_equal(decoded(short), np.full([24, 36, 3], 255))
+    image = decoded(short)
+    assert (image[INDICES == 200] == 255).all()
+    np.testing.assert_array_equal(image[INDICES < 2], COLOURS[INDICES[INDICES < 2]])
 
 
 def test_a_gif_without_a_frame_has_no_size():
