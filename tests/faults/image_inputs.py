@@ -14,7 +14,8 @@ from PIL import Image
 from tests.faults.flag_inputs import damaged
 from tests.faults.harness import Fault
 from tf_simclr.data.bad_images import READ_ERRORS
-from tf_simclr.data.decoding import MAX_PIXELS, decode, image_size
+from tf_simclr.data.decoding import MAX_PIXELS, decode
+from tf_simclr.data.headers import image_size
 from tf_simclr.errors import UserError
 
 SIDES = (0, 1, 7, 255, 256, 4096, 10_000, 65_535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
@@ -46,7 +47,32 @@ def whole_images() -> tuple[bytes, ...]:
     add(frames[0], "GIF", save_all=True, append_images=frames[1:], loop=0)
     for mode in ("RGB", "L", "P", "1"):
         add(rgb.convert(mode), "BMP")
+    exif = Image.Exif()
+    for orientation in (0, 1, 3, 6, 7, 9):
+        exif[0x0112] = orientation
+        add(rgb, "JPEG", exif=exif)
+        add(rgb, "PNG", exif=exif)
+    add(rgb, "JPEG", exif=exif, icc_profile=b"a profile" * 50)
+    for orientation in (2, 5, 8):
+        made.append(_big_endian_exif(made[0], orientation))
+    add(rgb.convert("L"), "PNG", transparency=9)
+    add(rgb, "PNG", transparency=(1, 2, 3))
+    add(rgb.convert("P"), "GIF", transparency=3, interlace=1)
+    for frame in list(made):
+        if frame[:2] == b"GI":  # With a canvas of 20 x 15, and a place beyond it.
+            made.append(frame[:6] + b"\x14\0\x0f\0" + frame[10:])
+            made.append(frame.replace(b",\0\0\0\0", b",\x0f\0\4\0", 1))
+    deep = np.array(rgb.convert("L"), np.uint16) * 16
+    for bits in (9, 12, 16):
+        contents = tf.io.encode_png(deep[..., np.newaxis]).numpy()
+        made.append(_mended_png(contents[:33] + b"\0\0\0\1sBIT" + bytes([bits]) + contents[29:]))
     return tuple(made)
+
+
+def _big_endian_exif(jpeg: bytes, orientation: int) -> bytes:
+    entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    data = b"Exif\0\0MM\0*\0\0\0\x08\0\1" + entry + b"\0\0\0\0"
+    return jpeg[:20] + b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data + jpeg[20:]
 
 
 def image_of(rng) -> bytes:
@@ -118,3 +144,6 @@ def try_image(data: bytes, channels: int) -> None:
         raise Fault(f"decoded to {image.dtype} {image.shape}")
     if int(tf.size(image)) > MAX_PIXELS * channels:
         raise Fault(f"decoded to {image.shape}, beyond the limit, where the header says {sides}")
+    # A damaged JPEG can have two headers, of which the decoder takes the later.
+    if data[:2] != b"\xff\xd8" and list(sides) != image.shape[:2]:
+        raise Fault(f"decoded to {image.shape}, where the header says {sides}")

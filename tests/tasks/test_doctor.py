@@ -43,6 +43,7 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     assert said["classes"] == "10, of 126 to 132 images"
     assert said["sizes"] == "all 8 x 8, 1 channel(s)"
     assert said["bad files"] == "none"
+    assert said["decoding"] == "nothing to change"
     assert said["batch"] == "96 on 1 replica(s), 96 each"
     assert said["steps"] == "39, 13 per epoch"  # 1297 // 96 = 13.
     # 1297 / 96 = 13.5; 0.3 * 96 / 256.
@@ -90,6 +91,30 @@ def test_lists_all_bad_files_and_what_is_passed_over(capsys, tmp_path):
     assert said["passed over"].startswith("Passed over, with counts: .webp 1.")
     assert said["classes"].startswith("none: ") and "24 images lie directly" in said["classes"]
     assert said["sizes"].startswith("shorter side 10 to 10") and "memory" in said
+
+
+def test_counts_what_decoding_changes(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    picture = image_module.fromarray(np.full([4, 6, 3], 99, np.uint8))
+    exif = image_module.Exif()
+    exif[0x0112] = 6
+    for i in range(3):
+        picture.save(tmp_path / f"turned{i}.jpg", exif=exif)
+    for i in range(2):
+        picture.convert("RGBA").save(tmp_path / f"transparent{i}.png")
+        picture.save(tmp_path / f"plain{i}.png")
+    for i, level in enumerate((4095, 4095, 65535, 30000)):
+        deep = np.full([4, 6, 1], level, np.uint16)
+        (tmp_path / f"deep{i}.png").write_bytes(tf.io.encode_png(deep).numpy())
+    source = open_source("folder", str(tmp_path))
+    facts = doctor._facts(source)
+    assert doctor._decoding(facts) == (
+        "3 turned as EXIF says; 2 with transparency, which is blended over white; "
+        "4 of 16 bits, of which 8 are kept; 2 of these nearly black, as their upper bits are "
+        "unused: scale their values to 16 bits (of 11 images)"
+    )
+    assert sorted(map(tuple, facts[0])) == [(4, 6)] * 8 + [(6, 4)] * 3
+    assert doctor._decoding((facts[0][:0], facts[1][:0])) == "nothing to change"
 
 
 @pytest.mark.parametrize(

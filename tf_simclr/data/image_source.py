@@ -136,7 +136,7 @@ class Source:
     def encoded(self, index: tf.Tensor) -> tf.Tensor:
         """The file of one image, as it is stored: scalar string; a function for `Dataset.map`.
 
-        `decoding.image_size` tells its size, `tf.image.decode_and_crop_jpeg` decodes a part.
+        `decoding.decode` decodes it, `headers.image_size` reads the size of the result.
 
         Raises:
           TypeError: the images are in memory, where no files are.

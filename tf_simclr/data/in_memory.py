@@ -10,7 +10,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tf_simclr.data.bad_images import READ_ERRORS, bad_images_error, find_bad_images
-from tf_simclr.data.decoding import MAX_PIXELS, image_size
+from tf_simclr.data.decoding import MAX_PIXELS
+from tf_simclr.data.headers import image_size
 from tf_simclr.data.image_source import Source
 from tf_simclr.errors import UserError
 

@@ -256,8 +256,11 @@ def _not_opened(name, place, known, others, error):
 
 def _tfds_command():
     """How this environment's `tfds` is called, which need not be on PATH."""
-    here = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "tfds"))
-    return here if os.path.exists(here) else "tfds"
+    command = os.path.join(os.path.dirname(sys.executable), "tfds")
+    if not os.path.exists(command):
+        return "tfds"
+    here = os.path.relpath(command)
+    return command if here.startswith("..") else here
 
 
 def _base(name):

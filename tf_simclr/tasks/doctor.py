@@ -11,7 +11,8 @@ from tf_simclr import losses, native
 from tf_simclr.checkpoints import variable_paths
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images, listed
-from tf_simclr.data.decoding import MAX_PIXELS, image_size
+from tf_simclr.data.decoding import MAX_PIXELS, decode
+from tf_simclr.data.headers import image_facts
 from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
@@ -39,7 +40,9 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     source = build.source_of(config, config.train_split, keep_bad_images=True)
     _say("images", f"{source.num_examples} in {source.name} ({config.train_split})")
     _say("classes", _classes(source))
-    _say("sizes", _sizes(source))
+    facts = _facts(source)
+    _say("sizes", _sizes(source, facts))
+    _say("decoding", _decoding(facts))
     _say("bad files", _bad(source))
     if source.passed_over:
         _say("passed over", source.passed_over)
@@ -181,18 +184,51 @@ def _classes(source):
     return f"{len(counts)}, of {counts.min()} to {counts.max()} images"
 
 
-def _sizes(source):
+def _facts(source):
+    """int64 [n, 2] sizes and bool [n, 4] of up to `_SIZES_READ` images: see `_DECODING`."""
+    if source.images is not None:
+        return np.zeros([0, 2], np.int64), np.zeros([0, len(_DECODING)], bool)
+    chosen = np.unique(np.linspace(0, source.num_examples - 1, _SIZES_READ).astype(np.int64))
+    chosen = np.setdiff1d(chosen, source.unreadable)  # Also those too large to be read.
+
+    def read(index):
+        contents = source.encoded(index)
+        facts = image_facts(contents)
+        # 12 bits in a file of 16 have values below 4096, which is 16 once 8 bits are kept.
+        dark = tf.cond(
+            facts.deep, lambda: tf.reduce_all(decode(contents, 1) < 16), lambda: tf.constant(False)
+        )
+        return facts.size, tf.stack([facts.turned, facts.transparent, facts.deep, dark])
+
+    facts = tf.data.Dataset.from_tensor_slices(chosen).map(read, tf.data.AUTOTUNE)
+    read = list(facts.ignore_errors().as_numpy_iterator())
+    sides = np.array([size for size, _ in read]).reshape(-1, 2)
+    flags = np.array([flags for _, flags in read]).reshape(-1, len(_DECODING))
+    valid = (sides > 0).all(axis=1) & (sides.prod(axis=1) <= MAX_PIXELS)
+    return sides[valid], flags[valid]
+
+
+# What is counted of the images whose headers are read.
+_DECODING = (
+    "turned as EXIF says",
+    "with transparency, which is blended over white",
+    "of 16 bits, of which 8 are kept",
+    "of these nearly black, as their upper bits are unused: scale their values to 16 bits",
+)
+
+
+def _decoding(facts):
+    _, flags = facts
+    counts = flags.sum(axis=0)
+    shown = [f"{count} {what}" for count, what in zip(counts, _DECODING) if count]
+    return f"{'; '.join(shown)} (of {len(flags)} images)" if shown else "nothing to change"
+
+
+def _sizes(source, facts):
     if source.images is not None:
         height, width = source.images.shape[1:3]
         return f"all {height} x {width}, {source.channels} channel(s)"
-    chosen = np.unique(np.linspace(0, source.num_examples - 1, _SIZES_READ).astype(np.int64))
-    chosen = np.setdiff1d(chosen, source.unreadable)  # Also those too large to be read.
-    headers = tf.data.Dataset.from_tensor_slices(chosen).map(
-        lambda index: image_size(source.encoded(index)), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    sides = np.array([size for size in headers.ignore_errors().as_numpy_iterator()])
-    sides = sides.reshape(-1, 2)
-    sides = sides[(sides > 0).all(axis=1) & (sides.prod(axis=1) <= MAX_PIXELS)]
+    sides, _ = facts
     if not len(sides):
         return "no header could be read"
     short = np.sort(sides.min(axis=1))
