@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 
 import pytest
@@ -95,9 +96,12 @@ def test_a_path_is_a_folder(dataset, data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some" / "where").mkdir(parents=True)
     config = Config(workdir="w", dataset=dataset)
+    data_dir = os.path.expanduser(data_dir)
     assert (config.dataset, config.data_dir) == ("folder", data_dir)
     assert config == Config(workdir="w", dataset="folder", data_dir=data_dir)
-    assert Config(workdir="w", **from_flagfile(to_flagfile(config))) == config
+    again = Config(workdir="w", **from_flagfile(to_flagfile(config)))
+    recorded = data_dir if "://" in data_dir else os.path.abspath(data_dir)
+    assert (again.dataset, again.data_dir) == ("folder", recorded)
     assert Config(workdir="w", dataset=dataset, data_dir=data_dir) == config
     with pytest.raises(UserError, match="--data_dir=elsewhere names another"):
         Config(workdir="w", dataset=dataset, data_dir="elsewhere")
