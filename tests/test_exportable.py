@@ -442,14 +442,14 @@ class Untraceable(Subclassed):
 REFUSED = {
     "python": (lambda: functional(lambda x: block(with_python(x)), SIDE), "calls Python code"),
     "a table": (lambda: functional(lambda x: block(with_table(x))), "resource that is not a var"),
-    "two outputs": (two_outputs, "one tensor to one tensor"),
-    "two inputs": (two_inputs, "one tensor to one tensor"),
-    "two outputs, subclassed": (lambda: called(TwoOutputs()), "one tensor to one tensor"),
-    "two inputs, subclassed": (lambda: called_on_two(TwoInputs()), "one tensor to one tensor"),
-    "a named output": (named_output, "one tensor to one tensor"),
+    "two outputs": (two_outputs, "must have one output"),
+    "two inputs": (two_inputs, "must have one input"),
+    "two outputs, subclassed": (lambda: called(TwoOutputs()), "must have one output"),
+    "two inputs, subclassed": (lambda: called_on_two(TwoInputs()), "must have one input"),
+    "a named output": (named_output, "must have one output"),
     "maps": (lambda: functional(block, top=layers.ReLU), r"vectors \[N, D\]"),
-    "never called": (Subclassed, "was never called"),
-    "never called, sequential": (sequential, "was never called"),
+    "never called": (Subclassed, "has not been built"),
+    "never called, sequential": (sequential, "has not been built"),
     "any channels": (
         lambda: tf.keras.Sequential(
             [layers.InputLayer([None, None, None]), layers.GlobalAveragePooling2D()]
@@ -461,7 +461,7 @@ REFUSED = {
         "fails on images of 16 x 16 pixels",
     ),
     "untraceable": (lambda: called(Untraceable()), "cannot be traced"),
-    "no model": (lambda: triple, "must be a Keras model"),
+    "no model": (lambda: triple, "must be a tf.keras model or layer"),
 }
 
 

@@ -7,7 +7,13 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
-from tf_simclr.models.encoder_interface import build_head, interface_of
+from tf_simclr.models.encoder_interface import (
+    build_head,
+    encoder_shapes,
+    interface_of,
+    is_functional,
+)
+from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 
@@ -159,3 +165,16 @@ def test_scaling_that_cancels_out_is_fine():
 def test_heads_that_do_not_fit_are_refused(head, message):
     with pytest.raises(UserError, match=message):
         build_head(head(), (None, 4))
+
+
+@pytest.mark.parametrize("called_on", [(2, 8, 8, 3), (1, 5, 9, 3)])
+def test_shapes_of_any_encoder(called_on):
+    class Mean(tf.keras.Model):
+        def call(self, images):
+            return tf.reduce_mean(images, [1, 2])
+
+    model, functional = Mean(), build_encoder("resnet18", width_multiplier=0.125)
+    model(np.ones(called_on, np.float32))
+    assert encoder_shapes(model) == ((None, *called_on[1:]), (None, 3))
+    assert encoder_shapes(functional) == ((None, None, None, 3), (None, 64))
+    assert is_functional(functional) and not is_functional(model)

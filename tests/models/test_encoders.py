@@ -14,9 +14,7 @@ from tf_simclr.models.batch_norm import batch_norm_layers, plain_copy, synchroni
 from tf_simclr.models.encoders import (
     ENCODERS,
     build_encoder,
-    encoder_shapes,
     endpoint_tensors,
-    is_functional,
 )
 
 # (all parameters, trainable ones) at 224 px, 3 channels. ResNet-50's trainable ones are
@@ -108,19 +106,6 @@ def test_levels_of_an_encoder_with_operations():
     assert shapes == {"level1": (1, 8, 8, 3), "level2": (1, 4, 4, 4), "final_avg_pool": (1, 4)}
     np.testing.assert_allclose(found["level1"], np.ones([1, 8, 8, 3]))
     np.testing.assert_allclose(found["final_avg_pool"], tf.reduce_mean(found["level2"], [1, 2]))
-
-
-@pytest.mark.parametrize("called_on", [(2, 8, 8, 3), (1, 5, 9, 3)])
-def test_shapes_of_any_encoder(called_on):
-    class Mean(tf.keras.Model):
-        def call(self, images):
-            return tf.reduce_mean(images, [1, 2])
-
-    model, functional = Mean(), build_encoder("resnet18", width_multiplier=0.125)
-    model(np.ones(called_on, np.float32))
-    assert encoder_shapes(model) == ((None, *called_on[1:]), (None, 3))
-    assert encoder_shapes(functional) == ((None, None, None, 3), (None, 64))
-    assert is_functional(functional) and not is_functional(model)
 
 
 def test_the_stem_keeps_the_resolution_of_small_images():

@@ -18,7 +18,7 @@ from absl import logging
 from tf_simclr.checkpoints.harmless import check_config
 from tf_simclr.errors import UserError, brief
 from tf_simclr.models.batch_norm import plain_copy, plain_form
-from tf_simclr.models.encoders import encoder_shapes, is_functional, trace_on_images
+from tf_simclr.models.encoder_interface import encoder_shapes, is_functional, trace_on_images
 
 KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
 

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.errors import UserError
+from tf_simclr.errors import UserError, brief
 
 _SMALLEST_SCALE = 0.1  # Rescaling(1 / 255) lies far below it, any adjustment of contrast above.
 
 
 def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[None, int]]:
-    """Finds out what images an encoder takes, and how long its vectors h are.
+    """Finds out what an encoder takes and returns, and that it is one to be trained on images.
+
+    Args:
+      encoder: as `encoder_shapes`.
+
+    Returns:
+      (the images, [None, H, W, C] float32, where H and W are None if the encoder takes any size;
+      the shape of h, (None, D)).
+
+    Raises:
+      UserError: as `encoder_shapes`; or it takes integers, or divides images in [0, 1] by 255.
+    """
+    taken, given = encoder_shapes(encoder)
+    for tensor in getattr(encoder, "inputs", None) or []:
+        if not tensor.dtype.is_floating:
+            raise UserError(
+                f"encoder must take float images in [0, 1]; the input of {encoder.name!r} is "
+                f"{tensor.dtype.name}. Begin it with tf.keras.Input(shape) and leave out its own "
+                "scaling to [0, 1]."
+            )
+    _check_scale(encoder)
+    return tf.TensorSpec(taken, tf.float32, "images"), given
+
+
+def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
+    """The shapes of what an encoder takes and returns.
 
     Functional models and Sequential ones with an input say so themselves. Other models and layers
     are traced on images of the shape that they were built for, so they must have been called once.
@@ -20,32 +47,68 @@ def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[N
       encoder: a Keras model or layer, built.
 
     Returns:
-      (the images, [None, H, W, C] float32, where H and W are None if the encoder takes any size;
-      the shape of h, (None, D)).
+      ((None, H, W, C), (None, D)). H and W are None where a functional model takes any size; for
+      other models they are those of the images that it was first called with.
 
     Raises:
       UserError: it is not a Keras layer, was never built, does not map one tensor of images to one
-        [N, D] tensor, or divides images in [0, 1] by 255.
+        [N, D] tensor, or leaves C or D open.
     """
     if not isinstance(encoder, tf.keras.layers.Layer):
         raise UserError(
             "encoder must be a tf.keras model or layer from images to vectors [N, D]; received "
             f"{encoder!r:.200}."
         )
-    images = _images_of(encoder)
-    outputs = _outputs_of(encoder, images)
+    taken = _input_shape(encoder)
+    functional = is_functional(encoder)
+    h = encoder.output if functional else trace_on_images(encoder, taken).structured_outputs
+    outputs = tf.nest.map_structure(lambda x: x.shape, h)
     if not isinstance(outputs, tf.TensorShape):
         raise UserError(
             f"encoder must have one output, vectors [N, D]; {encoder.name!r} has {outputs}. Give "
             "the model with only the output to train: tf.keras.Model(inputs, h)."
         )
-    if outputs.rank != 2 or outputs[1] is None:
+    if outputs.rank != 2:
         raise UserError(
             f"encoder must map images to vectors [N, D]; its output shape is {tuple(outputs)}. "
             "End it with global average pooling."
         )
-    _check_scale(encoder)
-    return images, (None, outputs[1])
+    if taken[-1] is None or outputs[1] is None:
+        raise UserError(
+            "encoder must fix its numbers of channels and of features; received "
+            f"{encoder.name!r} with input and output shapes {taken} and {tuple(outputs)}."
+        )
+    return taken, (None, outputs[1])
+
+
+def is_functional(model: tf.keras.layers.Layer) -> bool:
+    """Whether a model is what its graph of layers says, as functional and Sequential ones are."""
+    functional = tf.keras.Sequential.__base__
+    own = (functional.call, tf.keras.Sequential.call)
+    return getattr(model, "_is_graph_network", False) and type(model).call in own
+
+
+def trace_on_images(encoder: tf.keras.layers.Layer, shape: Sequence[int | None]):
+    """Traces an encoder in inference mode, which shows whether images are too small for it.
+
+    Args:
+      encoder: a Keras model or layer.
+      shape: (N, H, W, C). With H and W known, layers that would have no pixel left fail.
+
+    Returns:
+      A concrete function from images float32 of that shape to h.
+
+    Raises:
+      UserError: the encoder fails on such images, with the reason.
+    """
+    try:
+        function = tf.function(lambda images: encoder(images, training=False))
+        return function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    except Exception as error:  # The caller's own layers can fail in any way.
+        raise UserError(
+            f"encoder {encoder.name!r} fails on images of {' x '.join(map(str, shape[1:-1]))} "
+            f"pixels: {brief(error)}"
+        ) from error
 
 
 def build_head(head: tf.keras.layers.Layer, h: tuple[None, int]) -> None:
@@ -61,37 +124,33 @@ def build_head(head: tf.keras.layers.Layer, h: tuple[None, int]) -> None:
     if not head.built:
         with tf.name_scope(head.name):
             head.build(h)
-    z = _traced(head, tf.TensorSpec(h), "projection_head")
+    z = _output_of(head, tf.TensorSpec(h))
     if not isinstance(z, tf.TensorShape) or z.rank != 2:
         raise UserError(
             f"projection_head must map h [N, {h[1]}] to one tensor z [N, D]; its output is {z}."
         )
 
 
-def _images_of(encoder) -> tf.TensorSpec:
+def _input_shape(encoder) -> tuple:
+    """(None, H, W, C)"""
     inputs = getattr(encoder, "inputs", None)  # A list for functional models, else None.
-    if inputs is None:
-        shapes = (encoder.get_build_config() or {}).get("input_shape")
-        if shapes is None:
+    if inputs is not None:
+        shapes = [tuple(x.shape) for x in inputs]
+    else:
+        built = (encoder.get_build_config() or {}).get("input_shape")
+        if built is None:
             raise UserError(
                 f"encoder {encoder.name!r} has not been built, so its output is unknown. Call it "
                 "once on a batch of zeros, such as encoder(tf.zeros([1, 32, 32, 3])), or begin it "
                 "with tf.keras.Input."
             )
-        inputs = [tf.TensorSpec(shape) for shape in _shapes_in(shapes)]
-    shapes = [tuple(x.shape) for x in inputs]
-    if len(inputs) != 1 or len(shapes[0]) != 4:
+        shapes = _shapes_in(built)
+    if len(shapes) != 1 or len(shapes[0]) != 4:
         raise UserError(
             "encoder must have one input, images [N, H, W, C]; "
             f"{encoder.name!r} takes {', '.join(map(str, shapes))}."
         )
-    if not inputs[0].dtype.is_floating:
-        raise UserError(
-            f"encoder must take float images in [0, 1]; the input of {encoder.name!r} is "
-            f"{inputs[0].dtype.name}. Begin it with tf.keras.Input(shape) and leave out its own "
-            "scaling to [0, 1]."
-        )
-    return tf.TensorSpec([None, *shapes[0][1:]], tf.float32, "images")
+    return (None, *shapes[0][1:])
 
 
 def _shapes_in(structure) -> list[tuple]:
@@ -103,21 +162,15 @@ def _shapes_in(structure) -> list[tuple]:
     return [shape for part in structure for shape in _shapes_in(part)]
 
 
-def _outputs_of(encoder, images):
-    if getattr(encoder, "inputs", None) is None:
-        return _traced(encoder, images, "encoder")
-    return tf.nest.map_structure(lambda x: x.shape, encoder.output)
-
-
-def _traced(layer, spec, role):
-    """The shape of what a layer returns, or a structure of shapes."""
-    trace = tf.function(lambda x: layer(x, training=False), autograph=False)
+def _output_of(head, spec):
+    """The shape of what a projection head returns, or a structure of shapes."""
+    traced = tf.function(lambda x: head(x, training=False), autograph=False)
     try:
-        outputs = trace.get_concrete_function(spec).structured_outputs
+        outputs = traced.get_concrete_function(spec).structured_outputs
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
         raise UserError(
-            f"{role} {layer.name!r} cannot be called on {tuple(spec.shape)} {spec.dtype.name}: "
-            f"{error}"
+            f"projection_head {head.name!r} cannot be called on {tuple(spec.shape)} "
+            f"{spec.dtype.name}: {error}"
         ) from error
     return tf.nest.map_structure(lambda x: x.shape, outputs)
 

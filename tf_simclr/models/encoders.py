@@ -10,7 +10,7 @@ import numbers
 
 import tensorflow as tf
 
-from tf_simclr.errors import UserError, brief, unknown_name
+from tf_simclr.errors import UserError, unknown_name
 from tf_simclr.models.resnet import BLOCKS, resnet
 
 _RESNETS = {f"resnet{depth}": depth for depth in BLOCKS}
@@ -120,88 +120,6 @@ def build_encoder(
     backbone = _backbone(name, include_rescaling=False, input_shape=(None, None, channels))
     pool = tf.keras.layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")
     return tf.keras.Model(backbone.input, pool(backbone.output), name=name)
-
-
-def is_functional(model: tf.keras.layers.Layer) -> bool:
-    """Whether a model is what its graph of layers says, as functional and Sequential ones are."""
-    functional = tf.keras.Sequential.__base__
-    own = (functional.call, tf.keras.Sequential.call)
-    return getattr(model, "_is_graph_network", False) and type(model).call in own
-
-
-def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
-    """The shapes of what an encoder takes and gives.
-
-    Args:
-      encoder: a functional model, or any other model or layer that was called once on images.
-
-    Returns:
-      ((None, H, W, C), (None, D)). H and W are None where a functional model takes any size; for
-      other models they are those of the images that it was first called with.
-
-    Raises:
-      UserError: it was never called, or does not map one tensor of images to one of vectors.
-    """
-    if not isinstance(encoder, tf.keras.layers.Layer):
-        raise UserError(f"encoder must be a Keras model; received {encoder!r}.")
-    taken = (encoder.get_build_config() or {}).get("input_shape")
-    if is_functional(encoder):
-        shapes = encoder.input_shape, encoder.output_shape
-    elif taken is None:
-        raise UserError(
-            f"encoder {encoder.name!r} has no weights yet, as it was never called; call it once on "
-            "a batch of images [N, H, W, C] before passing it on."
-        )
-    else:
-        one = _as_tuple(taken) is not None
-        h = trace_on_images(encoder, taken).structured_outputs if one else ()
-        shapes = taken, tf.nest.map_structure(lambda tensor: tensor.shape, h)
-    taken, given = map(_as_tuple, shapes)
-    if taken is None or given is None or (len(taken), len(given)) != (4, 2):
-        raise UserError(
-            "encoder must map images [N, H, W, C] to vectors [N, D], one tensor to one tensor; "
-            f"received {encoder.name!r} with input and output shapes {shapes}. End it with global "
-            "average pooling; choose one of several outputs by tf.keras.Model(inputs, output)."
-        )
-    if taken[-1] is None or given[-1] is None:
-        raise UserError(
-            "encoder must fix its numbers of channels and of features; received "
-            f"{encoder.name!r} with input and output shapes {shapes}."
-        )
-    return (None, *taken[1:]), (None, *given[1:])
-
-
-def trace_on_images(encoder: tf.keras.layers.Layer, shape: list[int | None]):
-    """Traces an encoder in inference mode, which shows whether images are too small for it.
-
-    Args:
-      encoder: a Keras model or layer.
-      shape: [N, H, W, C]. With H and W known, layers that would have no pixel left fail.
-
-    Returns:
-      A concrete function from images float32 of that shape to h.
-
-    Raises:
-      UserError: the encoder fails on such images, with the reason.
-    """
-    try:
-        function = tf.function(lambda images: encoder(images, training=False))
-        return function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
-    except Exception as error:  # The caller's own layers can fail in any way.
-        raise UserError(
-            f"encoder {encoder.name!r} fails on images of {' x '.join(map(str, shape[1:-1]))} "
-            f"pixels: {brief(error)}"
-        ) from error
-
-
-def _as_tuple(shape) -> tuple | None:
-    """A shape as a tuple; None for what is no single shape: those of several tensors."""
-    if isinstance(shape, tf.TensorShape):
-        return None if shape.rank is None else tuple(shape)
-    is_shape = isinstance(shape, (tuple, list)) and all(
-        side is None or isinstance(side, int) for side in shape
-    )
-    return tuple(shape) if is_shape else None
 
 
 def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:

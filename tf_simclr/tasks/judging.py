@@ -14,7 +14,7 @@ from tf_simclr.config import Config
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.errors import UserError, printable
-from tf_simclr.models.encoders import trace_on_images
+from tf_simclr.models.encoder_interface import trace_on_images
 from tf_simclr.tasks import build
 from tf_simclr.tasks.features import raw_pixels, represent
 from tf_simclr.tasks.workdir import Workdir
