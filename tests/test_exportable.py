@@ -454,7 +454,7 @@ REFUSED = {
         lambda: tf.keras.Sequential(
             [layers.InputLayer([None, None, None]), layers.GlobalAveragePooling2D()]
         ),
-        "fix its numbers of channels",
+        "known number of channels",
     ),
     "too small images": (
         lambda: functional(lambda x: layers.AveragePooling2D(32)(block(x))),

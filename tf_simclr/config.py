@@ -92,15 +92,15 @@ class Config:
     dataset: str = _data(
         "digits",
         "digits, folder, the name of a TFDS data set, or the path of a folder of images (with a "
-        "slash), which stands for --dataset=folder --data_dir=PATH.",
+        "slash): short for --dataset=folder --data_dir=PATH.",
     )
     data_dir: str = _data("", "The folder of images, or TFDS's data directory.", path=True)
     train_split: str = _data("train", "Split to train on; slices such as train[:80%] work.")
     eval_split: str = _data("test", "Split to evaluate on.", alters_run=False)
     label: str = _data(
         "",
-        "Feature of a TFDS data set that is the label: a class label or a whole number, a/b for b "
-        "inside a. Empty: its class label, if that is clear.",
+        "Feature of a TFDS data set to use as label: a class label or an integer; a/b is feature b "
+        "inside a. Empty: its class label, if there is one clear choice.",
     )
     image_size: int = _data(224, "Side of the views in pixels.", low=1, high=2**14)
     channels: int = _data(0, "Image channels; 0: as the data set has (a folder: 3).", low=0)
@@ -231,7 +231,9 @@ class Config:
 
     eval_batch_size: int = _evaluate(256, "Batch of evaluation.", low=1)
     knn_k: int = _evaluate(
-        0, "Neighbours that vote in knn_eval; 0: by the size of the training split.", low=0
+        0,
+        "Neighbours that vote in knn_eval; 0: min(sqrt(N), half the mean class size, 200).",
+        low=0,
     )
     knn_temperature: float = _evaluate(0.07, "Temperature of the votes.", positive=True)
     labels_per_class: str = _evaluate(
@@ -270,8 +272,9 @@ class Config:
                 "--warmup_epochs must be at least 0, or -1 for 10 but at most a tenth of the run; "
                 f"received {self.warmup_epochs!r}."
             )
-        trains = MODES[self.mode].resumes
-        if trains and self.cache_side and (self.cache == "off" or self.data_service):
+        # The doctor checks what the mode that it resumes, pretraining, would do.
+        makes_views = bool(MODES[self.mode].resumes)
+        if makes_views and self.cache_side and (self.cache == "off" or self.data_service):
             raise UserError(
                 f"--cache_side={self.cache_side} reduces what --cache keeps in memory, which is "
                 "nothing with --cache=off or --data_service: pass --cache_side=0."

@@ -43,7 +43,7 @@ def answer_help(argv: list[str]) -> int | None:
     program = os.path.basename(argv[0])
     program = program if program == "tf-simclr" else "python -m tf_simclr"
     text = _full_help(program) if full else _short_help(program)
-    with contextlib.suppress(BrokenPipeError):  # As of `| head`.
+    with contextlib.suppress(BrokenPipeError):  # For example from `| head`.
         print(text, file=sys.stdout if argv[1:] else sys.stderr, flush=True)
         return 0 if argv[1:] else NO_ARGUMENTS
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end.
@@ -54,16 +54,16 @@ def _short_help(program: str) -> str:
     fields = {field.name: field for field in dataclasses.fields(Config)}
     return "\n".join(
         [
-            "Learn an image encoder from images without labels (SimCLR), judge it, export it.",
+            "SimCLR: pretrain an image encoder on unlabelled images, evaluate it, export it.",
             "",
             f"  {program} --mode=MODE --workdir=DIR [--flagfile=flags/X.flags] [flags]",
             "",
             "Modes:",
             *(_entry(name, mode.help, column=16) for name, mode in MODES.items()),
             "",
-            "Flags that most people set; --helpfull lists all of them:",
+            "Common flags (--helpfull lists all):",
             *(_entry(f"--{name}", _meaning(fields[name]), column=22) for name in _OFTEN_SET),
-            _entry("--flagfile", "A file of flags, one a line: an experiment.", column=22),
+            _entry("--flagfile", "Read flags from a file, one per line (see flags/).", column=22),
             "",
             "Examples:",
             _EXAMPLES.format(program=program),

@@ -33,11 +33,11 @@ MODES = {
         resumes="pretrain",
     ),
     "knn_eval": Mode(
-        "Judge an encoder by a vote of nearest neighbours.",
+        "Evaluate an encoder by a vote of nearest neighbours.",
         inherits=_ALL_BUT_RUN,
     ),
     "linear_eval": Mode(
-        "Judge an encoder by linear classifiers on few and on all labels.",
+        "Evaluate an encoder by linear classifiers, from few and from all labels.",
         inherits=_ALL_BUT_RUN,
     ),
     "finetune": Mode(
@@ -51,7 +51,7 @@ MODES = {
         inherits=_ALL_BUT_RUN,
     ),
     "doctor": Mode(
-        "Say what --mode=pretrain would find and need; trains nothing.",
+        "Report what --mode=pretrain would find and need; trains nothing.",
         resumes="pretrain",
     ),
 }

@@ -241,9 +241,9 @@ def test_replicas_that_would_get_unequal_batches():
     for data, message in (
         ({"x": A[:5], "y": B[:5], "batch_size": 4}, "5 rows, which make batches of 4 and one of 1"),
         ({"x": A[:1], "y": B[:1]}, "1 rows"),
-        ({"x": views.batch(4)}, "not known in advance"),
+        ({"x": views.batch(4)}, "of unknown size"),
         ({"x": views.batch(3, **drop)}, "received batches of 3"),
-        ({"x": ((A[:n], B[:n]) for n in (4, 3))}, "not known in advance"),
+        ({"x": ((A[:n], B[:n]) for n in (4, 3))}, "of unknown size"),
         ({"x": views.map(lambda a, b: (255 * a, b)).batch(4, **drop)}, "values from"),
     ):
         with pytest.raises(UserError, match=message):

@@ -48,7 +48,7 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     assert said["steps"] == "39, 13 per epoch"  # 1297 // 96 = 13.
     # 1297 / 96 = 13.5; 0.3 * 96 / 256.
     assert said["warmup"] == "14 steps, to a peak learning rate of 0.1125"
-    assert re.match(r"starts near \d\.\d+, .* chance, 5\.252, ", said["loss"])  # log(191).
+    assert re.match(r"about \d\.\d+ at the start .* chance, 5\.252 ", said["loss"])  # log(191).
     assert said["held"] == "0.00 GiB of decoded images"
     assert said["views"] == f"made by {native.state()}"
     assert said["memory"].endswith(": fits")
@@ -109,9 +109,9 @@ def test_counts_what_decoding_changes(tmp_path):
     source = open_source("folder", str(tmp_path))
     facts = doctor._facts(source)
     assert doctor._decoding(facts) == (
-        "3 turned as EXIF says; 2 with transparency, which is blended over white; "
-        "4 of 16 bits, of which 8 are kept; 2 of these nearly black, as their upper bits are "
-        "unused: scale their values to 16 bits (of 11 images)"
+        "3 rotated or mirrored by EXIF; 2 with transparency, blended over white; "
+        "4 of 16 bits, of which the upper 8 are kept; 2 of these nearly black, with values below "
+        "4096 only: rescale them to 16 bits (of 11 images)"
     )
     assert sorted(map(tuple, facts[0])) == [(4, 6)] * 8 + [(6, 4)] * 3
     assert doctor._decoding((facts[0][:0], facts[1][:0])) == "nothing to change"

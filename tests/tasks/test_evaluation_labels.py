@@ -80,7 +80,7 @@ def test_what_cannot_be_met_is_refused_before_the_features(sizes, asked, message
 @pytest.mark.parametrize("mode", ["linear_eval", "knn_eval"])
 def test_a_class_without_training_images_is_named(mode, judge, caplog):
     judge(mode, labels(20, 0, 20), test=[0, 1, 1, 2])
-    assert "1 classes are in test only, and their images always count as wrong: class 1." in (
+    assert "1 class(es) are in test only, so their images always count as wrong: class 1." in (
         caplog.text
     )
 
@@ -88,7 +88,7 @@ def test_a_class_without_training_images_is_named(mode, judge, caplog):
 def test_the_number_of_neighbours_follows_the_size(judge, capsys, caplog):
     assert judge("knn_eval", labels(*10 * [45]))["k"] == 21
     assert "kNN (k = 21, by the size of train: 450 images)" in capsys.readouterr().out
-    assert "voters" not in caplog.text
+    assert "neighbours of its" not in caplog.text
 
 
 @pytest.mark.parametrize(("k", "used"), [(200, 49), (49, 49), (50, 49)])
@@ -102,4 +102,7 @@ def test_more_neighbours_than_images_are_said(k, used, judge, capsys, caplog):
 
 def test_a_k_that_is_set_is_kept(judge, capsys, caplog):
     assert judge("knn_eval", labels(25, 24), knn_k=24)["k"] == 24
-    assert "kNN (k = 24), 2 images" in capsys.readouterr().out and "voters" not in caplog.text
+    assert (
+        "kNN (k = 24), 2 images" in capsys.readouterr().out
+        and "neighbours of its" not in caplog.text
+    )

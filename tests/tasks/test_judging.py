@@ -35,9 +35,9 @@ def test_the_same_classes_say_nothing(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("train", "test", "said"),
     [
-        ("abc", "ab", ["1 classes are in train only, and no image of them is evaluated: c."]),
-        ("ab", "abd", ["1 classes are in test only, and their images always count as wrong: d."]),
-        ("ac", "ab", ["in train only, and no image of them is evaluated: c.", "in test only"]),
+        ("abc", "ab", ["1 class(es) are in train only, so none of their images is evaluated: c."]),
+        ("ab", "abd", ["1 class(es) are in test only, so their images always count as wrong: d."]),
+        ("ac", "ab", ["in train only, so none of their images is evaluated: c.", "in test only"]),
     ],
 )
 def test_classes_of_one_split_only_are_named(tmp_path, caplog, train, test, said):

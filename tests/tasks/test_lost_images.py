@@ -71,7 +71,7 @@ def test_missing_files(tmp_path, photos, monkeypatch):
             shutil.move(photos / name, away / name)
 
     said = broken_run(tmp_path / "w", photos, monkeypatch, harm)
-    assert "2 of 40 files have gone since the start" in said and "03.png" in said
+    assert "2 of 40 files are missing since the run started" in said and "03.png" in said
     assert "Bring them back" in said and "pass --allow_changes" in said
     assert "cannot be decoded" not in said and "skip_bad_images" not in said
     shutil.copytree(tmp_path / "w", tmp_path / "v")
@@ -105,7 +105,7 @@ def test_the_whole_folder(tmp_path, photos, monkeypatch):
         photos.mkdir()  # What is left where a disk was mounted.
 
     said = broken_run(tmp_path / "w", photos, monkeypatch, harm)
-    assert f"no image of the folder {str(photos)!r} can be reached any more" in said
+    assert f"no image of the folder {str(photos)!r} can be found any more" in said
     assert "00.png" not in said and "skip_bad_images" not in said
     photos.rmdir()
     away.rename(photos)
@@ -123,7 +123,7 @@ def test_missing_and_damaged_are_said_apart(photos):
     (photos / "01.png").unlink()
     (photos / "02.png").write_bytes(b"no image")
     said = explained(source)
-    assert "1 of 40 files have gone since the start: " in said.split("02.png")[0]
+    assert "1 of 40 files are missing since the run started: " in said.split("02.png")[0]
     assert "1 of 40 files cannot be decoded" in said.split("01.png")[1]
 
 
@@ -139,8 +139,8 @@ def test_a_folder_that_went_away(photos, harm, monkeypatch):
     monkeypatch.chdir(photos.parent)
     source = open_source("folder", str(photos))
     harm(photos)
-    assert "can be reached any more" in explained(source)
-    assert "can be reached any more" in explained(source.take(np.arange(3)))
+    assert "can be found any more" in explained(source)
+    assert "can be found any more" in explained(source.take(np.arange(3)))
 
 
 @pytest.mark.parametrize("kind", READ_ERRORS[3:])

@@ -56,8 +56,9 @@ def _find_encoder(path: str) -> tf.keras.Model:
     for folder in (path, os.path.join(path, "encoder")):
         if gfile.exists(os.path.join(folder, "saved_model.pb")):
             raise UserError(
-                f"the encoder in {folder} was exported as a SavedModel only, which cannot become a "
-                "Keras model again; card.md says why. Use tf_simclr.load_encoder for it."
+                f"{folder} holds a SavedModel but no encoder.keras (card.md says why), and this "
+                "needs the Keras model. Pass a workdir or a checkpoint of the run; in Python, "
+                "tf_simclr.load_encoder loads the SavedModel as a layer."
             )
     raise UserError(
         f"no encoder at {path!r}: it is no checkpoint ({path}.index), no .keras file, and no "

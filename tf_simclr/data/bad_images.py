@@ -84,8 +84,8 @@ def bad_images_error(names: list[str], count: int) -> UserError:
     return UserError(
         f"{len(names)} of {count} files cannot be decoded, or are above {MAX_BYTES:,} bytes or "
         f"{MAX_PIXELS:,} pixels: {listed(names)}. "
-        "Remove them, or pass --skip_bad_images to train on the others. Where the run has begun, "
-        "both need --allow_changes as well, as the images are then others."
+        "Remove them, or pass --skip_bad_images to train on the others. If the run has already "
+        "started, add --allow_changes, because the set of images changes."
     )
 
 
@@ -102,16 +102,16 @@ def naming_bad_images(source: Source):
         # Other parts of a step raise the rarer ones, too.
         if not isinstance(error, _OF_IMAGES) and "ReadFile" not in str(error):
             raise
-        raise explain_bad_images(source, error) from error
+        raise _explain(source, error) from error
 
 
-def explain_bad_images(source: Source, error: tf.errors.OpError) -> UserError:
-    """Says which images are missing and which are damaged; with neither, passes the error on."""
+def _explain(source: Source, error: tf.errors.OpError) -> UserError:
+    """Says which images are missing and which damaged; if all can be read now, what failed."""
     if source.folder is not None and _all_gone(source):
         return UserError(
-            f"no image of the folder {source.folder!r} can be reached any more: it was moved or "
-            "removed, or its disk is not mounted. Bring it back; the same command then resumes "
-            "from the last checkpoint."
+            f"no image of the folder {source.folder!r} can be found any more: it was moved or "
+            "deleted, or its disk is not mounted. Restore it; the same command then resumes from "
+            "the last checkpoint."
         )
     logging.info("An image could not be read; looking for the files ...")
     bad, count = find_bad_images(source), source.num_examples
@@ -127,9 +127,9 @@ def explain_bad_images(source: Source, error: tf.errors.OpError) -> UserError:
     said = []
     if missing:
         said.append(
-            f"{len(missing)} of {count} files have gone since the start: {listed(missing)}. Bring "
-            "them back, and the same command resumes the run; or pass --allow_changes to continue "
-            "it with the images that are left."
+            f"{len(missing)} of {count} files are missing since the run started: "
+            f"{listed(missing)}. Restore them and run the same command, or pass --allow_changes to "
+            "continue without them."
         )
     if damaged:
         said.append(str(bad_images_error(damaged, count)))

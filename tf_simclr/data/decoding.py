@@ -33,13 +33,14 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
 
     Args:
       contents: scalar string, an image file.
-      channels: 1 (luma), 3 (RGB) or 4 (RGBA, for PNG only).
+      channels: 1 (luma), 3 (RGB) or 4 (RGBA; PNG and 32-bit BMP only).
 
     Returns:
       uint8 [h, w, channels]; (h, w) is `image_size(contents)`.
 
     Raises:
-      tf.errors.InvalidArgumentError: damaged, of another format, or above `MAX_PIXELS`.
+      tf.errors.InvalidArgumentError: damaged, not a JPEG, PNG, GIF or BMP, a BMP that is compressed
+        or stores its colours in another order, or above `MAX_PIXELS`.
     """
     # JPEGs come by the million: they are spared what the other formats need, and those without
     # EXIF data the walk through their segments.
@@ -71,7 +72,7 @@ def _decode_jpeg(contents, channels):
     contents = _bounded(contents, shape[:2])
     if channels != 1:
         return _decode_image(contents, channels)
-    # Of the CMYK kind decode_image has no grey.
+    # decode_image cannot convert CMYK to grey.
     return tf.cond(
         shape[2] == 4,
         lambda: to_grey(_decode_image(contents, 3)),
@@ -150,7 +151,7 @@ def _decode_gif(contents, channels):
     around = frame.canvas - frame.place - tf.shape(image, tf.int64)[:2]
     around = tf.pad(tf.stack([frame.place, around], axis=1), [[0, 1], [0, 0]])
     image = tf.pad(image, around, constant_values=_WHITE)
-    # Of GIF and BMP decode_image has neither grey nor transparency.
+    # decode_image supports neither grey nor transparency for GIF and BMP.
     return image if channels == 3 else to_grey(image)
 
 

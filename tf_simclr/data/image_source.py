@@ -89,7 +89,7 @@ class Source:
 
     @property
     def listing(self) -> bytes | None:
-        """Of a folder, what `open_source` can begin with next time; None where there is nothing."""
+        """For a folder: the listing that `open_source` can reuse; None if there is none."""
         return getattr(self._reader, "listing", None)
 
     @property

@@ -258,7 +258,7 @@ def _last_change(folder):
         changed = os.stat(folder).st_mtime_ns
     except OSError:
         return -1
-    # Clocks of file systems are coarse: a later change could bear the same time.
+    # File-system timestamps are coarse; a second change can get the same one.
     return changed if time.time_ns() - changed > _SETTLED_NS else -1
 
 

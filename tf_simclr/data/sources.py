@@ -61,10 +61,10 @@ def open_source(
       UserError: nothing of that name, no such split, or nothing in it; a label that cannot be one.
     """
     if label and name in _BUILT_IN:
-        where = "sub-folders" if name == "folder" else "built in"
+        where = "the names of its sub-folders" if name == "folder" else "built in"
         raise UserError(
-            f"--label={label} names a feature of a TFDS data set; the labels of --dataset={name} "
-            f"are its {where}: leave out --label."
+            f"--label={label} selects a feature of a TFDS data set; the labels of --dataset={name} "
+            f"are {where}. Leave out --label."
         )
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3; received {channels!r}.")

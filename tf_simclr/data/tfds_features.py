@@ -105,7 +105,10 @@ def why_unlabelled(info, features: dict[str, Feature], label: str | None) -> str
             "withheld, as in test sets of competitions. Choose another split."
         )
     class_labels = [name for name in features if features[name].kind == _CLASS_LABEL]
-    why = ("none of its features is a class label", "its only class label is part of a feature")
+    why = (
+        "none of its features is a class label",
+        "its only class label is inside another feature",
+    )
     why = (*why, "several of its features are class labels")[min(len(class_labels), 2)]
     return f"{why}. {_choices(features)}"
 

@@ -75,7 +75,7 @@ def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
         )
     if taken[-1] is None or outputs[1] is None:
         raise UserError(
-            "encoder must fix its numbers of channels and of features; received "
+            "encoder must have a known number of channels and of features; received "
             f"{encoder.name!r} with input and output shapes {taken} and {tuple(outputs)}."
         )
     return taken, (None, outputs[1])

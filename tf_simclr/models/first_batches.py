@@ -19,8 +19,8 @@ from tf_simclr.models.inputs import Images, Pairs, as_tensors
 
 _RANGE = (-0.5, 1.5)  # Bicubic resizing and colour jitter may leave [0, 1] a little.
 _WATCHED_BATCHES = 8  # Not one: a replica whose own batch is sound would wait for the others.
-_BEGINS = "images must lie in 0 to 1 or be uint8; the first batches hold"
-_ADVICE = "Divide by 255, or move a normalisation by mean and deviation into the encoder."
+_BEGINS = "images must be floats in [0, 1] or uint8; the first batches have"
+_ADVICE = "Divide by 255; normalisation by mean and standard deviation belongs into the encoder."
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ class Pairs:
     """
 
     def __init__(self, images: tf.TensorSpec, probe: bool, replicas: int):
-        """
+        """Describes the batches that a model takes.
+
         Args:
           images: what the encoder takes, [None, H, W, C].
           probe: whether a batch must have labelled images.
@@ -75,7 +76,7 @@ class Pairs:
         views, _ = self.take(tf.nest.map_structure(share, specs))
         rows = (views["images"] if isinstance(views, dict) else views[0]).shape[0]
         if rows is None and self._replicas > 1:
-            raise UserError(self._unequal("batches of a size that is not known in advance"))
+            raise UserError(self._unequal("batches of unknown size"))
         if rows == 1 and self._replicas == 1:
             raise UserError(
                 "SimCLR needs at least two pairs in a batch, as each pair's negatives are the "
@@ -121,7 +122,7 @@ class Pairs:
     def _unequal(self, found: str) -> str:
         return (
             f"all {self._replicas} replicas need the same number of pairs; received {found}. Batch "
-            f"with drop_remainder=True and a batch size that {self._replicas} divides."
+            f"with drop_remainder=True and a batch size divisible by {self._replicas}."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a step of SimCLR tells about itself, as means over steps."""
+"""What a SimCLR step reports, as means over steps."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ def _levels(lines: list[dict]) -> str:
         f"An untrained encoder starts near {line['untrained_level']:.3f}, the loss of "
         "embeddings in random directions, which is above chance because some of them are similar "
         f"by accident. Chance, {line['chance_level']:.3f}, is the loss of embeddings that are all "
-        "alike: log(2N - 1). A run that learns ends below both; a short one may still be above "
-        "chance and learn, as long as the loss falls.</p>"
+        "alike: log(2N - 1). A long run ends below both. A short one may end above chance and "
+        "still have learned, as long as its loss falls.</p>"
     )
 
 
@@ -137,7 +137,9 @@ def _table(rows: list[dict]) -> str:
     body = ""
     for name in dict.fromkeys(row["features"] for row in rows):
         cells = "".join(
-            f"<td>{row['mean']:.1%}{_spread(row)}</td>" for row in rows if row["features"] == name
+            f"<td>{row['mean']:.1%}<small>{spread(row)}</small></td>"
+            for row in rows
+            if row["features"] == name
         )
         kind = " class='ours'" if name == "trained encoder" else ""
         body += f"<tr{kind}><td>{html.escape(name)}</td>{cells}</tr>"
@@ -148,9 +150,9 @@ def _table(rows: list[dict]) -> str:
     return f"{note}<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _spread(row: dict) -> str:
-    """The standard deviation over the draws; nothing where there was a single one."""
-    return f" <small>± {row['std']:.1%}</small>" if row.get("draws", 1) > 1 else ""
+def spread(row: dict) -> str:
+    """ " ± 1.2%", the standard deviation over the draws; "" for a single draw."""
+    return f" ± {row['std']:.1%}" if row.get("draws", 1) > 1 else ""
 
 
 def _knn(result: dict) -> str:

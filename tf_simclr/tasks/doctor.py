@@ -127,8 +127,8 @@ def _levels(config: Config) -> str:
     batch = config.train_batch_size
     untrained = losses.untrained_level(batch, config.proj_out_dim, config.temperature)
     return (
-        f"starts near {untrained:.3f}, that of embeddings in random directions, and falls below "
-        f"chance, {losses.chance_level(batch):.3f}, that of embeddings all alike"
+        f"about {untrained:.3f} at the start (random embeddings); below chance, "
+        f"{losses.chance_level(batch):.3f} (identical embeddings), once it has learned"
     )
 
 
@@ -210,10 +210,10 @@ def _facts(source):
 
 # What is counted of the images whose headers are read.
 _DECODING = (
-    "turned as EXIF says",
-    "with transparency, which is blended over white",
-    "of 16 bits, of which 8 are kept",
-    "of these nearly black, as their upper bits are unused: scale their values to 16 bits",
+    "rotated or mirrored by EXIF",
+    "with transparency, blended over white",
+    "of 16 bits, of which the upper 8 are kept",
+    "of these nearly black, with values below 4096 only: rescale them to 16 bits",
 )
 
 

@@ -42,9 +42,9 @@ def labelled_splits(config: Config):
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError(" And ".join(dict.fromkeys(problems)))
+        raise UserError("; also: ".join(dict.fromkeys(problems)))
     _compare_classes(config, *sources)
-    return sources
+    return tuple(sources)
 
 
 def smallest_class(source) -> tuple[str, int]:
@@ -63,13 +63,13 @@ def _compare_classes(config, train, evaluated):
             f"{train.name!r} have no class in common: {listed(both[0])}, and {listed(both[1])}."
         )
     rows = (
-        (config.train_split, here - there, "no image of them is evaluated"),
-        (config.eval_split, there - here, "their images always count as wrong"),
+        (config.train_split, here - there, "so none of their images is evaluated"),
+        (config.eval_split, there - here, "so their images always count as wrong"),
     )
     for split, only, effect in rows:
         if only:
             logging.warning(
-                "%d classes are in %s only, and %s: %s.",
+                "%d class(es) are in %s only, %s: %s.",
                 len(only),
                 split,
                 effect,

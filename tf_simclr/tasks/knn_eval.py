@@ -38,9 +38,10 @@ def _neighbours(config: Config, train) -> tuple[int, str]:
         k, why = images, f", all of {train.split}: --knn_k={config.knn_k} is more than it has"
     name, smallest = judging.smallest_class(train)
     if k > smallest:
+        advice = "; --knn_k=0 chooses k by the size of the split" if config.knn_k else ""
         logging.warning(
-            "k = %d is more than the %d images that class %s has in %s: most of its voters are "
-            "always of other classes. --knn_k sets it; 0 chooses it by the size of the split.",
-            *(k, smallest, name, train.split),
+            "k = %d is more than the %d images that class %s has in %s: at least %d of the "
+            "neighbours of its images are of other classes%s.",
+            *(k, smallest, name, train.split, k - smallest, advice),
         )
     return k, why

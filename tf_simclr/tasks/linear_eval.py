@@ -7,7 +7,7 @@ from absl import logging
 from tf_simclr.config import DEFAULT_LABELS, Config
 from tf_simclr.errors import UserError
 from tf_simclr.evaluation.linear_probe import check_labels, few_label_accuracy
-from tf_simclr.report import write_report
+from tf_simclr.report import spread, write_report
 from tf_simclr.tasks import judging
 
 
@@ -51,7 +51,7 @@ def _label_counts(config: Config, train) -> tuple[int | None, ...]:
             f"{smallest}, or add images."
         )
     if too_many:
-        logging.warning("Without %s labels per class: %s.", " and ".join(map(str, too_many)), why)
+        logging.warning("Skipping %s labels per class: %s.", " and ".join(map(str, too_many)), why)
     counts = tuple(count for count in counts if count not in too_many)
     try:
         check_labels(train.labels, counts, seed=config.seed)
@@ -67,6 +67,6 @@ def _table(rows: list[dict]) -> list[str]:
     lines = ["Linear evaluation, top-1 accuracy by labels per class (mean and std of the draws):"]
     lines.append(f"  {'':<16}" + "".join(f"{count!s:>16}" for count in counts))
     for name in dict.fromkeys(row["features"] for row in rows):
-        cells = [f"{row['mean']:.1%} ± {row['std']:.1%}" for row in rows if row["features"] == name]
+        cells = [f"{row['mean']:.1%}{spread(row)}" for row in rows if row["features"] == name]
         lines.append(f"  {name:<16}" + "".join(f"{cell:>16}" for cell in cells))
     return lines

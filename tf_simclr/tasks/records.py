@@ -96,7 +96,7 @@ def check_same_run(checkpoints: str, source, allow_changes: bool = False) -> Non
                 f"{message}. Bring the files back, use another --workdir, or pass --allow_changes "
                 "to continue with the images that are there now."
             )
-        logging.warning("%s; going on with those that are there.", message)
+        logging.warning("%s; continuing with the current images.", message)
     now = versions()
     others = [
         f"{k} {computed[k]}, now {now[k]}" for k in now if computed.get(k) not in (None, now[k])
