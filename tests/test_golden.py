@@ -51,6 +51,14 @@ def test_a_run_of_ad45116_resumes_as_that_version_went_on(command, workdir):
     assert (workdir / "encoder" / "saved_model.pb").exists()
 
 
+@pytest.mark.parametrize("gone", ["/gone/encoder", "gone/encoder"])
+def test_a_resumed_run_needs_its_init_from_no_more(gone, workdir):
+    resolved = workdir / "flags.resolved"
+    resolved.write_text(resolved.read_text().replace("--init_from=", f"--init_from={gone}"))
+    run(workdir, "--mode=pretrain", *LOGGED)
+    assert (workdir / "encoder" / "saved_model.pb").exists()
+
+
 def test_other_settings_are_refused_by_name_and_change_nothing(workdir):
     before = {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()}
     with pytest.raises(UserError, match="temperature was 0.5, is 0.2") as error:

@@ -330,7 +330,7 @@ def test_a_folder_that_cannot_be_written_down_breaks_nothing(odd, tmp_path, monk
         ("{here}/photos", "photos/", True),
         ("{here}/photos", "{here}/link", True),
         ("{here}/photos", "{here}/others", False),
-        ("photos", "others", False),
+        ("photos", "others", True),  # Relative to a folder that is not known: so here, too.
         ("elsewhere/photos", "{here}/photos", True),  # Moved: the fingerprint decides.
         ("{here}/gone", "{here}/photos", True),
         ("", "photos", False),
@@ -347,6 +347,17 @@ def test_the_same_folder_is_no_change(before, now, same, tmp_path, monkeypatch):
     saved = {**from_flagfile(to_flagfile(Config(workdir="w"))), "data_dir": before}
     changed = Config(workdir="w", data_dir=now).changed_from(saved)
     assert changed == ({} if same else {"data_dir": (before, now)})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "data_dir"), [("cifar10", ""), ("digits", ""), ("folder", "{here}/photos")]
+)
+def test_another_data_set_brings_no_folder(dataset, data_dir, tmp_path):
+    data_dir = data_dir.format(here=tmp_path)
+    (tmp_path / "photos").mkdir()
+    resolved(tmp_path / "w", Config(workdir="w", dataset=f"{tmp_path}/photos", image_size=8))
+    config = parse("--mode=knn_eval", f"--workdir={tmp_path}/w", f"--dataset={dataset}")
+    assert (config.dataset, config.data_dir) == (dataset, data_dir)
 
 
 @pytest.mark.parametrize("mode", ["pretrain", "knn_eval"])

@@ -316,7 +316,9 @@ def _same_place(before: str, now: str) -> bool:
     """
     if not before or not now or "://" in before:
         return before == now
-    return os.path.realpath(before) == os.path.realpath(now) or not os.path.exists(before)
+    if not os.path.isabs(before) or not os.path.exists(before):
+        return True
+    return os.path.realpath(before) == os.path.realpath(now)
 
 
 def _equal(before: Any, now: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from tf_simclr.config import Config, is_folder_path
+from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
 from tf_simclr.modes import MODES
@@ -118,16 +118,18 @@ def flag_table() -> str:
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
     """The settings that are taken over, without those on the command line, as arguments."""
     origin, settings = _settings_before(flag_values)
-    if _is_given(flag_values, "dataset"):  # Another data set: these belong to the earlier one.
-        settings.pop("label", None)
-        if is_folder_path(flag_values.dataset):
-            settings.pop("data_dir", None)
+    if _is_given(flag_values, "dataset") and flag_values.dataset != settings.get("dataset"):
+        for name in ("data_dir", "label"):  # They belong to the earlier data set.
+            settings.pop(name, None)
     inherited = {
         name: value
         for name, value in settings.items()
         if not _is_given(flag_values, name) and not _is_given(flag_values, _IN_EPOCHS.get(name))
     }
-    _check_places(inherited, origin)
+    # A resumed pretraining run has its encoder in its checkpoints.
+    mode = MODES.get(flag_values.mode)
+    needed = dict(inherited) if mode and mode.inherits else {**inherited, "init_from": ""}
+    _check_places(needed, origin)
     return [f"--{name}={value}" for name, value in inherited.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
@@ -204,6 +205,14 @@ BROKEN_EXIF = {
 }
 
 
+def test_exif_behind_the_tables_is_ignored_by_all():
+    """Where it does not belong. What matters is that size and pixels agree."""
+    exif = struct.pack(">BBH", 0xFF, 0xE1, len(oriented(6)) + 8) + b"Exif\0\0" + oriented(6)
+    place = JPEG.index(b"\xff\xc0")  # The frame's header.
+    contents = JPEG[:place] + exif + JPEG[place:]
+    np.testing.assert_array_equal(decoded(contents), decoded(JPEG))
+
+
 @pytest.mark.parametrize("case", BROKEN_EXIF)
 def test_ignores_damaged_exif(case):
     exif = BROKEN_EXIF[case]
@@ -217,7 +226,8 @@ def test_ignores_damaged_exif(case):
 def test_segments_that_are_cut_off_are_no_endless_loop(length):
     for segments in (1, 700):
         segment = b"\xff\xe1" + struct.pack(">H", length) + b"Exif\0\0"
-        image_size(tf.constant(JPEG[:2] + segment * segments + JPEG[2:]))
+        with contextlib.suppress(tf.errors.InvalidArgumentError):  # It ends inside a segment.
+            image_size(tf.constant(JPEG[:2] + segment * segments + JPEG[2:]))
     chunk = struct.pack(">I", 2**32 - length - 1) + b"tRNS"
     image_size(tf.constant(CASES["png"][0][:33] + chunk * 50))
 
@@ -342,6 +352,33 @@ def test_transparency_is_blended_over_white(case):
     np.testing.assert_array_equal(decode(tf.constant(contents), 3), image)
     if case != "bmp with masks":
         np.testing.assert_array_equal(decoded(contents, 4), rgba)
+
+
+FEW_BITS = {
+    "1 bit": Image.fromarray(INDICES).convert("1", dither=0),
+    "2 colours": Image.fromarray(RGBA[..., :3]).quantize(2),
+    "4 colours": Image.fromarray(RGBA[..., :3]).quantize(4),
+    "16 colours": Image.fromarray(RGBA[..., :3]).quantize(16),
+    "256 colours": PALETTED,
+    "grey": Image.fromarray(INDICES),
+}
+
+
+@pytest.mark.parametrize("case", FEW_BITS)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_few_bits_with_exif_are_opaque(case, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    contents = stored(FEW_BITS[case], "PNG", exif=exif)
+    np.testing.assert_array_equal(decoded(contents), upright(contents))
+
+
+@pytest.mark.parametrize("length", [2, 8, 20, 36, 37, 40])
+def test_a_png_that_ends_in_its_header_is_an_error_in_words(length):
+    for contents in (CASES["png"][0][:length], b"\x89P" + b"\xff" * length):
+        for function in (functools.partial(decode, channels=3), image_size):
+            with contextlib.suppress(tf.errors.InvalidArgumentError):
+                in_dataset(function, contents)
 
 
 def test_blending_16_bits():

@@ -20,8 +20,9 @@ def write(root, *names):
     for name in map(os.fsencode, names):
         path = os.path.join(os.fsencode(root), name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(png)
+        if not path.endswith(b"/"):
+            with open(path, "wb") as file:
+                file.write(png)
 
 
 def files(source, root):
@@ -182,6 +183,24 @@ def test_a_class_is_one_in_either_form(tmp_path, forms):
 def find_path(source, form):
     paths = [os.fsencode(source.describe(i)) for i in range(source.num_examples)]
     return any(form in path and os.path.exists(path) for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["images/train/0.png", "images/val/1.png", "labels/train/"], True),  # YOLO.
+        (["data/train/a/0.png", "data/train/b/0.png", "data/test/a/1.png"], True),  # Unpacked.
+        (["data/train/0.png", "data/other/1.png"], False),
+        (["data/a/0.png", "data/b/1.png"], False),
+        (["data/train/0.png"], False),
+    ],
+)
+def test_splits_one_level_deeper_are_said(names, said, tmp_path, caplog):
+    write(tmp_path, *names)
+    source = open_source("folder", str(tmp_path))
+    assert source.labels is None
+    top = tmp_path / names[0].split("/")[0]
+    assert (f"To read them as splits pass --data_dir={top}" in caplog.text) == said
 
 
 def test_both_forms_in_one_split_are_one_class(tmp_path):

@@ -216,7 +216,7 @@ def test_a_model_that_cannot_be_rebuilt_is_named():
 
     inputs = tf.keras.Input([4])
     with pytest.raises(UserError, match="'mine' cannot be copied"):
-        plain_copy(tf.keras.Model(inputs, Stubborn(1)(inputs), name="mine"))
+        plain_copy(tf.keras.Model(inputs, Stubborn(object())(inputs), name="mine"))
 
 
 @pytest.mark.parametrize(

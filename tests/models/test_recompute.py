@@ -52,6 +52,10 @@ def step(model, views=VIEWS, jit_compile=False):
     return float(logs["loss"]), moved
 
 
+def gradient_of(parts, **options):
+    return np.concatenate([np.ravel(g) for g in step(model_of(parts, **options))[1]])
+
+
 def assert_same(got, want, tolerance=1e-5):
     assert got[0] == pytest.approx(want[0], rel=tolerance)
     got, want = (np.concatenate([np.ravel(g) for g in side[1]]) for side in (got, want))
@@ -195,12 +199,17 @@ def test_dropout_under_several_replicas():
     [("mixed_bfloat16", {"micro_batch_size": 6}), ("mixed_float16", {"rematerialize": True})],
 )
 def test_mixed_precision(policy, options):
+    exact = gradient_of(network())
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
-        plain, model = step(model_of(network())), model_of(network(), **options)
-        assert_same(step(model), plain, 5e-2)
+        plain, recomputed = gradient_of(network()), gradient_of(network(), **options)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
+    # Processors round bfloat16 in different places, so two such gradients need not be alike. But
+    # recomputing must not take the gradient further from that of float32 than the precision does.
+    error, expected = (np.linalg.norm(g - exact) for g in (recomputed, plain))
+    assert error <= 1.5 * expected
+    assert expected < 0.5 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(

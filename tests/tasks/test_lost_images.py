@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.tasks.test_runs import lines, run
 from tf_simclr.data.bad_images import READ_ERRORS, naming_bad_images
-from tf_simclr.data.sources import open_source
+from tf_simclr.data.sources import in_memory, open_source
 from tf_simclr.errors import UserError
 from tf_simclr.tasks.workdir import Workdir
 
@@ -127,6 +127,16 @@ def test_missing_and_damaged_are_said_apart(photos):
     assert "1 of 40 files cannot be decoded" in said.split("01.png")[1]
 
 
+def test_missing_files_of_a_set_to_be_reduced(photos):
+    source = open_source("folder", str(photos))
+    (photos / "01.png").unlink()
+    with pytest.raises(UserError, match="1 of 40 files are missing since.*01.png"):
+        in_memory(source, shorter_side=4)
+    shutil.rmtree(photos)
+    with pytest.raises(UserError, match="can be found any more"):
+        in_memory(source, shorter_side=4)
+
+
 def test_a_folder_in_the_place_of_a_file(photos):
     source = open_source("folder", str(photos))
     (photos / "01.png").unlink()
@@ -151,5 +161,5 @@ def test_errors_of_other_parts_stay_what_they_are(photos, kind):
     with pytest.raises(kind), naming_bad_images(source):
         raise error
     error = kind(None, None, "01.png; Input/output error [[{{node ReadFile}}]]")
-    with pytest.raises(UserError, match="have gone"), naming_bad_images(source):
+    with pytest.raises(UserError, match="are missing"), naming_bad_images(source):
         raise error

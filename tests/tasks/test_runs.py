@@ -98,7 +98,7 @@ def test_knn_eval(pretrained, capsys):
     run(pretrained, mode="knn_eval", knn_k=5)
     top1 = result(pretrained)["knn_eval"]["top1"]
     assert set(top1) == {"trained encoder", "random encoder", "raw pixels"}
-    assert all(0.1 < value <= 1.0 for value in top1.values())
+    assert top1["raw pixels"] > 0.9  # Of ten classes; the encoders have hardly been trained.
     assert "raw pixels" in capsys.readouterr().out
 
 

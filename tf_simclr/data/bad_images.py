@@ -102,10 +102,10 @@ def naming_bad_images(source: Source):
         # Other parts of a step raise the rarer ones, too.
         if not isinstance(error, _OF_IMAGES) and "ReadFile" not in str(error):
             raise
-        raise _explain(source, error) from error
+        raise explain_bad_images(source, error) from error
 
 
-def _explain(source: Source, error: tf.errors.OpError) -> UserError:
+def explain_bad_images(source: Source, error: tf.errors.OpError) -> UserError:
     """Says which images are missing and which damaged; if all can be read now, what failed."""
     if source.folder is not None and _all_gone(source):
         return UserError(

@@ -114,12 +114,21 @@ def _decode_special_png(contents, channels):
         rgba = tf.cond(
             (facts.bits == 16) & (facts.significant < 16),
             lambda: _decode_low_bits(contents, facts.significant),
-            lambda: _decode_image(contents, 4),
+            lambda: _decode_rgba(contents, facts.transparent),
         )
         image = rgba if channels == 4 else _over_white(rgba)
         return _upright(to_grey(image) if channels == 1 else image, facts.orientation())
 
     return tf.cond(facts.plain, lambda: _decode_image(contents, channels), special)
+
+
+def _decode_rgba(contents, transparent):
+    def opaque():
+        # decode_image gives samples of 1, 2 and 4 bits an alpha of 2**bits - 1, which is not 255.
+        rgb = _decode_image(contents, 3)
+        return tf.pad(rgb, [[0, 0], [0, 0], [0, 1]], constant_values=255)
+
+    return tf.cond(transparent, lambda: _decode_image(contents, 4), opaque)
 
 
 def _decode_low_bits(contents, significant):

@@ -16,7 +16,12 @@ from tf_simclr.data import listing
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.listing import EXTENSIONS, Scan
-from tf_simclr.data.split_folders import find_split, text_of, warn_of_split_names
+from tf_simclr.data.split_folders import (
+    find_split,
+    text_of,
+    warn_of_nested_splits,
+    warn_of_split_names,
+)
 from tf_simclr.errors import UserError
 
 _ENDINGS = ", ".join("." + extension for extension in EXTENSIONS)
@@ -189,6 +194,10 @@ def _warn_of_folders(root, everything, parts, splits):
     if not splits:
         holding = {part.folder for part in parts}
         warn_of_split_names(root, classes, classes - holding)
+        if len(classes) == 1:
+            (top,) = classes
+            below = {part.folder.split(b"/")[1] for part in parts if b"/" in part.folder}
+            warn_of_nested_splits(os.path.join(root, top), below)
     empty = {}
     for part in everything:
         if part.folder and _top(part) not in classes:

@@ -39,8 +39,9 @@ def format_of(contents: tf.Tensor) -> tf.Tensor:
 def is_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
     """Whether this is a JPEG without EXIF data: bool scalar; False also where that is not certain.
 
-    Most JPEGs have no metadata before their tables, which the first bytes show. In the others
-    "Exif" is looked for: that takes 0.25 us per KiB, a walk through the segments 200 us.
+    Most JPEGs have no metadata before their tables, which the first bytes show; EXIF data behind
+    the tables, where they do not belong, are ignored. In the other JPEGs "Exif" is searched for,
+    which takes less time than a walk through the segments.
     """
     jpeg = tf.strings.substr(contents, 0, 2) == _MAGIC[JPEG]
     return tf.cond(
@@ -55,7 +56,7 @@ def is_plain_png(contents: tf.Tensor) -> tf.Tensor:
     stand behind them.
     """
     colours = numbers(contents, 25, 1, tf.uint8)[0]
-    pixels_first = tf.strings.substr(contents, 37, 4) == b"IDAT"
+    pixels_first = piece(contents, 37, 4) == b"IDAT"
     opaque = (colours == 0) | (colours == 2)  # Grey and RGB.
     return opaque & pixels_first & ~_holds(contents, "eXIf")
 
@@ -104,8 +105,9 @@ def image_facts(contents: tf.Tensor) -> ImageFacts:
     def jpeg():
         size = tf.cast(tf.image.extract_jpeg_shape(contents)[:2], tf.int64)
         facts = jpeg_facts(contents)
+        annotated = facts.annotated & ~is_plain_jpeg(contents)  # As `decode` has it.
         one = tf.constant(1, tf.int64)
-        orientation = tf.cond(facts.annotated, facts.orientation, lambda: one)
+        orientation = tf.cond(annotated, facts.orientation, lambda: one)
         return [_turned(size, orientation), orientation > 1, no, no]
 
     def png():

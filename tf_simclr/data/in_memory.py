@@ -9,7 +9,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_simclr.data.bad_images import READ_ERRORS, bad_images_error, find_bad_images
+from tf_simclr.data.bad_images import (
+    READ_ERRORS,
+    bad_images_error,
+    explain_bad_images,
+    find_bad_images,
+)
 from tf_simclr.data.decoding import MAX_PIXELS
 from tf_simclr.data.headers import image_size
 from tf_simclr.data.image_source import Source
@@ -44,7 +49,11 @@ def in_memory(source: Source, most_bytes: float = math.inf, shorter_side: int = 
         return source
     try:
         decoded = _decode(source, most_bytes, shorter_side)
-    except (*READ_ERRORS, _Unreadable) as error:
+    except READ_ERRORS as error:
+        if not shorter_side:
+            return source
+        raise explain_bad_images(source, error) from error
+    except _Unreadable as error:
         if not shorter_side:
             return source
         names = find_bad_images(source) or [str(error)]

@@ -95,6 +95,24 @@ def warn_of_split_names(folder: bytes, classes: set[bytes], without_images: set[
         )
 
 
+def warn_of_nested_splits(folder: bytes, names: set[bytes]):
+    """Warns where the only folder with images holds splits, which are then one set.
+
+    Args:
+      folder: the folder.
+      names: of the folders in it.
+    """
+    splits = {split_named(text_of(name)) for name in names} - {None}
+    if "train" in splits and len(splits) > 1:
+        logging.warning(
+            "All images are in %r, whose folders %s look like splits, and are read as one set. To "
+            "read them as splits pass --data_dir=%s.",
+            os.fsdecode(folder),
+            listed([os.fsdecode(name) for name in sorted(names)]),
+            os.fsdecode(folder),
+        )
+
+
 def _choose(scan, folder, split_of, split):
     """The name of the folder that is a split."""
     wanted, text = split_named(split), unicodedata.normalize("NFC", split)

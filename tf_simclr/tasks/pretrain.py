@@ -44,8 +44,6 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     classes = len(source.class_names) if config.lineareval_while_pretraining else 0
     with strategy.scope():
         model = build.simclr_of(config, source.channels, plan, classes)
-        if config.init_from:
-            start_from(config.init_from, model.encoder)
     check_exportable(model.encoder, config.image_size)
     checkpoints = RunCheckpoints(
         workdir / "checkpoints",
@@ -54,7 +52,11 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         **parts_of(model),
     )
     check_same_run(workdir / "checkpoints", source, config.allow_changes)
-    step = checkpoints.restore_latest(config.allow_changes) or 0
+    step = checkpoints.restore_latest(config.allow_changes)
+    if step is None and config.init_from:  # A resumed run no longer needs it.
+        with strategy.scope():
+            start_from(config.init_from, model.encoder)
+    step = step or 0
     check_same_step(strategy, step)
     workdir.claim(config)
     workdir.keep_listing(source.listing)
