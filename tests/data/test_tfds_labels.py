@@ -111,8 +111,8 @@ def test_why_there_are_none(data_dir, limit, name, message):
         ("many", "tags", "--label=tags of .* is several values for each example"),
         ("nested", "about", "for --label 'about'"),
         ("nested", "kind", "for --label 'kind': did you mean .*'about/kind'"),
-        ("digits", "label", "--label=label names a feature of a TFDS data set"),
-        ("folder", "x", "--label=x names .*--dataset=folder are its sub-folders"),
+        ("digits", "label", "--label=label selects a feature of a TFDS data set"),
+        ("folder", "x", "--label=x selects .*--dataset=folder are the names of its sub-folders"),
     ],
 )
 def test_what_cannot_be_the_label_is_refused(data_dir, name, label, message):

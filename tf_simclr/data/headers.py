@@ -45,7 +45,9 @@ def is_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
     """
     jpeg = tf.strings.substr(contents, 0, 2) == _MAGIC[JPEG]
     return tf.cond(
-        _begins_with_tables(contents), lambda: True, lambda: jpeg & ~_holds(contents, "Exif")
+        _begins_with_tables(contents),
+        lambda: tf.constant(True),
+        lambda: jpeg & ~_holds(contents, "Exif"),
     )
 
 
