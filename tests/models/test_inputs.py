@@ -326,7 +326,7 @@ def parts(*sizes):
     return [(A[end - n : end], B[end - n : end]) for n, end in zip(sizes, ends)]
 
 
-@pytest.mark.parametrize("sizes", [(4, 4), (4, 2), (2, 2, 4)])
+@pytest.mark.parametrize("sizes", [(4, 2), (2, 2, 4)])
 @pytest.mark.parametrize("kind", [iter, lambda batches: Batches(*batches)])
 def test_replicas_share_the_batches_of_python(shared, kind, sizes):
     got = shared.fit(kind(parts(*sizes)), shuffle=False, verbose=0).history
@@ -364,6 +364,7 @@ def test_replicas_refuse_unequal_batches_of_python(shared, use, data, rows):
         (7, {"batch_size": 2, "steps_per_epoch": 1, "epochs": 3}),
         (7, {"batch_size": 2, "steps_per_epoch": 1, "epochs": 5, "initial_epoch": 2}),
         (8, {"steps_per_epoch": 2}),
+        (7, {"batch_size": 2, "validation_split": 0.4, "validation_steps": 1}),
     ],
 )
 def test_arrays_that_replicas_share(shared, rows, options):
@@ -376,7 +377,9 @@ def test_arrays_that_replicas_share(shared, rows, options):
     [
         (7, {"batch_size": 4}, "7 rows, which make batches of 4 and one of 3"),
         (8, {"batch_size": 4, "validation_split": 0.375}, "5 rows.*batches of 4 and one of 1"),
-        (7, {"batch_size": 4, "validation_split": 0.4}, "3 rows.*of 4"),
+        (7, {"batch_size": 4, "validation_split": 0.4}, "received batches of 3"),
+        (6, {"batch_size": 2, "validation_split": 0.6, "validation_batch_size": 3}, "of 3"),
+        (7, {"batch_size": 2, "validation_split": 0.4}, "3 rows.*of 2 and one of 1"),
         (5, {"batch_size": 4, "steps_per_epoch": 2}, "5 rows.*batches of 4 and one of 1"),
         # Keras continues in the next epoch where this one ends.
         (5, {"batch_size": 4, "steps_per_epoch": 1, "epochs": 2}, "5 rows.*and one of 1"),

@@ -159,7 +159,8 @@ def _input_shape(encoder) -> tuple:
 
 def _takes_any_size(encoder, taken: tuple, given: tuple) -> bool:
     """Whether an encoder without a declared input also takes images of other sizes than `taken`."""
-    deferred = isinstance(encoder, tf.keras.Sequential) and not encoder._has_explicit_input_shape
+    deferred = isinstance(encoder, tf.keras.Sequential) and is_functional(encoder)
+    deferred = deferred and not encoder._has_explicit_input_shape
     if None in taken[1:] or not (deferred or getattr(encoder, "inputs", None) is None):
         return False
 
@@ -174,9 +175,9 @@ def _takes_any_size(encoder, taken: tuple, given: tuple) -> bool:
         images = tf.TensorSpec([None, *size, channels], tf.float32)
         try:
             h = traced.get_concrete_function(images).structured_outputs
+            if h.shape.as_list() != list(given):
+                return False
         except Exception:  # The caller's own layers can fail in any way.
-            return False
-        if h.shape.as_list() != list(given):
             return False
     return True
 

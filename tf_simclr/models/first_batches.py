@@ -38,6 +38,7 @@ def checked(
     epochs: int = 1,
     validation_split: float = 0.0,
     validation_batch_size: int | None = None,
+    validation_steps: int | None = None,
 ) -> Iterator[Any]:
     """Checks what `fit`, `evaluate` or `predict` is given, and leaves every batch of it to them.
 
@@ -50,7 +51,7 @@ def checked(
       steps: of an epoch; None: one pass over the data.
       epochs: how many will run.
       validation_split: share of arrays, their last rows, to evaluate on.
-      validation_batch_size: of those; None: `batch_size`.
+      validation_batch_size, validation_steps: of those; None: `batch_size`, one pass.
 
     Yields:
       What to give to Keras in the place of `x`.
@@ -73,13 +74,12 @@ def checked(
             _check_first(form, batch)
         x = _sized(itertools.chain(first, x), form, refused)
     elif _are_arrays(data := (x,) if y is None else (x, y)):
-        rows = len(tf.nest.flatten(x)[0])
-        trained = math.floor(rows * (1.0 - validation_split))  # As Keras splits them.
-        size = batch_size or (math.ceil(trained / steps) if steps else 32)
-        first = tf.nest.map_structure(lambda array: array[: min(size, trained)], data)
-        _check_first(form, first)
-        _check_rest(form, trained, size, steps and steps * epochs)
-        _check_rest(form, rows - trained, validation_batch_size or batch_size or 32, None)
+        end = math.floor(len(tf.nest.flatten(x)[0]) * (1.0 - validation_split))  # As Keras splits.
+        trained = tf.nest.map_structure(lambda array: array[:end], data)
+        _check_arrays(form, trained, batch_size, steps, epochs)
+        if validation_split:
+            rest = tf.nest.map_structure(lambda array: array[end:], data)
+            _check_arrays(form, rest, validation_batch_size or batch_size, validation_steps, 1)
     try:
         yield x
     except tf.errors.OpError as error:
@@ -110,10 +110,14 @@ def _check_size(form, batch) -> None:
             form.check_rows(rows, f"a batch of {rows}")
 
 
-def _check_rest(form, rows: int, size: int, steps: int | None) -> None:
-    """Checks the last, smaller batch of arrays, if it is reached in so many steps; None: it is."""
+def _check_arrays(form, data, batch_size: int | None, steps: int | None, epochs: int) -> None:
+    """Checks the first batch of arrays, and the smaller last one if the steps reach it."""
+    rows = len(tf.nest.flatten(data)[0])
+    size = batch_size or (max(1, math.ceil(rows / steps)) if steps else 32)  # As Keras chooses it.
+    _check_first(form, tf.nest.map_structure(lambda array: array[:size], data))
     full, rest = divmod(rows, size)
-    if steps is None or steps > full:
+    # Each epoch continues where the one before it ended.
+    if not steps or steps * epochs > full:
         form.check_rows(rest, f"{rows} rows, which make batches of {size} and one of {rest}")
 
 

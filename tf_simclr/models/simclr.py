@@ -48,7 +48,7 @@ class SimCLR(tf.keras.Model):
 
     Attributes:
       encoder: f, a Keras model or layer from images [N, H, W, C] float32 to h [N, D]: functional,
-        or of any other kind that has been called once.
+        or of any other kind that has been called once, on images of any size that it takes.
       projection_head: g, a layer from h to z; default `ProjectionHead()`.
       temperature: T of NT-Xent, > 0.
       probe_classes: number of classes of the online probe; 0: no probe.
@@ -153,6 +153,7 @@ class SimCLR(tf.keras.Model):
             "epochs": given["epochs"] - given["initial_epoch"],
             "validation_split": split,
             "validation_batch_size": given["validation_batch_size"],
+            "validation_steps": given["validation_steps"],
         }
         with checked(self._pairs, x, y, batch_size, **options) as x:
             return super().fit(x, y, batch_size, *args, **kwargs)
