@@ -16,6 +16,8 @@ from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.errors import UserError
 from tf_simclr.export import check_exportable, export_encoder, load_encoder
 from tf_simclr.models.batch_norm import batch_norm_layers, plain_copy, synchronize_batch_norm
+from tf_simclr.models.heads import ProjectionHead
+from tf_simclr.models.simclr import SimCLR
 
 layers, applications = tf.keras.layers, tf.keras.applications
 SIDE = 16
@@ -311,6 +313,23 @@ def test_images_of_other_types_are_refused(dtype, exports):
     layer = load_encoder(exports[0] / "affine")
     with pytest.raises(UserError, match=rf"floats in \[0, 1\] or of uint8.*received {dtype}"):
         layer(IMAGES.astype(dtype))
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch_size": 2}])
+def test_the_layer_is_trained_with_simclr(options, exports):
+    layer = load_encoder(exports[0] / "affine")
+    assert layer.built
+    model = SimCLR(layer, ProjectionHead(1, 4), **options)
+    model.compile(tf.keras.optimizers.SGD(0.1))
+    before = model.get_weights()
+    assert np.isfinite(
+        model.fit(IMAGES, IMAGES[:, ::-1], batch_size=4, verbose=0).history["loss"]
+    ).all()
+    after = layer.get_weights()
+    assert any(np.any(old != new) for old, new in zip(before, after))
+    model.set_weights(before)
+    for old, new in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_a_model_around_the_layer_is_saved_and_loaded(exports, tmp_path):

@@ -213,6 +213,9 @@ def test_plain_models_are_harmless():
         {"class_name": ["Dense"], "config": None},
         operation("keras.models.load_model"),
         {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "x"}},
+        operation("nn.fixed_unigram_candidate_sampler"),
+        operation("compat.v1.nn.fixed_unigram_candidate_sampler"),
+        operation("nn.all_candidate_sampler"),
     ],
     ids=str,
 )
@@ -220,6 +223,27 @@ def test_only_layers_are_harmless(named):
     layer = {"module": "keras.layers", "class_name": "Activation", "config": {"activation": named}}
     with pytest.raises(UserError, match="could run any code"):
         check_config([{"layers": (layer,)}])
+
+
+def text_layer(kind, **settings):
+    return tf.keras.saving.serialize_keras_object(getattr(tf.keras.layers, kind)(**settings))
+
+
+@pytest.mark.parametrize("kind", ["StringLookup", "IntegerLookup", "TextVectorization"])
+@pytest.mark.parametrize("setting", ["vocabulary", "idf_weights"])
+def test_a_vocabulary_is_not_read_from_a_local_file(kind, setting, tmp_path):
+    layer = text_layer(kind)
+    check_config(layer)
+    layer["config"][setting] = str(tmp_path / "secret.txt")
+    nested = {"module": "keras", "class_name": "Sequential", "config": {"layers": [layer]}}
+    for config in (layer, without(layer, "module"), nested):
+        with pytest.raises(UserError, match=f"{kind}.*read a local file"):
+            check_config(config)
+
+
+def test_a_vocabulary_of_words_is_harmless():
+    check_config(text_layer("StringLookup", vocabulary=["cat", "dog"]))
+    check_config(text_layer("IntegerLookup", vocabulary=[3, 5]))
 
 
 # Images that ask for more than they hold.

@@ -85,13 +85,53 @@ def joined(inputs):
 )
 def test_any_kind_of_encoder(encoder, channels):
     images, h = interface_of(encoder())
-    assert images.shape.as_list() == [None, 6, 6, 3] and images.dtype == tf.float32
+    sides = [6, 6] if encoder is functional else [None, None]
+    assert images.shape.as_list() == [None, *sides, 3] and images.dtype == tf.float32
     assert h == (None, channels)
 
 
 def test_an_encoder_of_any_size():
     images, h = interface_of(functional(layers.Input([None, None, 3])))
     assert images.shape.as_list() == [None, None, None, 3] and h == (None, 3)
+
+
+def with_flatten():
+    return tf.keras.Sequential([layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(4)])
+
+
+class Wrapped(tf.keras.Model):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, images):
+        return self.inner(images)
+
+
+@pytest.mark.parametrize("encoder", [with_flatten, lambda: Wrapped(with_flatten())])
+def test_an_encoder_of_the_size_that_it_was_called_with(encoder):
+    encoder = called(encoder())
+    before = encoder_shapes(encoder)
+    assert interface_of(encoder)[0].shape.as_list() == [None, 6, 6, 3]
+    assert encoder_shapes(encoder) == before  # Trying other sizes leaves nothing behind.
+    model = SimCLR(encoder, ProjectionHead(1, 4))
+    model.compile("sgd")
+    with pytest.raises(UserError, match=r"\(N, 6, 6, 3\) that the encoder takes"):
+        model.fit(A[:, :4, :4], B[:, :4, :4], verbose=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch_size": 4}])
+@pytest.mark.parametrize("encoder", [Subclassed, PlainLayer, sequential])
+def test_training_at_another_size_than_the_first_call(encoder, options, tmp_path):
+    larger = np.random.default_rng(1).random([2, 32, 32, 3]).astype(np.float32)
+    model = SimCLR(called(encoder(), larger), ProjectionHead(1, 4), **options)
+    model.compile(tf.keras.optimizers.SGD(0.1))
+    assert np.isfinite(model.fit(A, B, batch_size=8, verbose=0).history["loss"]).all()
+    model.save(tmp_path / "model", save_format="tf")
+    served = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
+    for images in (A, larger):
+        (h,) = served(tf.constant(images)).values()
+        np.testing.assert_allclose(h, model.predict(images, verbose=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch_size": 4}])
@@ -152,6 +192,47 @@ def test_what_cannot_be_trained_is_refused(encoder, message):
 def test_scaling_that_cancels_out_is_fine():
     steps = [layers.Rescaling(255.0), layers.Rescaling(1 / 255), layers.Flatten()]
     interface_of(tf.keras.Sequential([layers.Input([6, 6, 3]), *steps]))
+
+
+def residual(images, scale=0.2):
+    x = layers.Conv2D(3, 3, padding="same")(images)
+    for _ in range(2):
+        x = x + layers.Rescaling(scale)(layers.Conv2D(3, 3, padding="same")(x))
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def applied(*steps):
+    """A functional model that ends with a nested one of residual branches."""
+    x = images = layers.Input([6, 6, 3])
+    for step in [*steps, functional(layers.Input([6, 6, 3]), residual)]:
+        x = step(x)
+    return tf.keras.Model(images, x, name="outer")
+
+
+def test_scaling_of_features_is_fine():
+    interface_of(functional(outputs=residual))
+    interface_of(functional(outputs=lambda x: residual(x, 1 / 255)))
+    interface_of(applied())
+    interface_of(applied(layers.RandomFlip(), layers.BatchNormalization(), layers.Rescaling(0.01)))
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        lambda: applied(layers.Rescaling(1 / 127.5, -1)),
+        lambda: applied(layers.RandomFlip(), layers.Rescaling(1 / 255), layers.Conv2D(3, 1)),
+        lambda: applied(tf.keras.Sequential([layers.Rescaling(1 / 255)])),
+        lambda: called(tf.keras.Sequential([layers.Rescaling(1 / 255), *sequential().layers])),
+    ],
+)
+def test_scaling_of_images_is_refused(encoder):
+    with pytest.raises(UserError, match=r"scales its input.*or put .*Rescaling\(255.0\) before"):
+        interface_of(encoder())
+
+
+def test_the_advice_about_scaling_works():
+    inner = applied(layers.Rescaling(1 / 255))
+    interface_of(tf.keras.Sequential([layers.Input([6, 6, 3]), layers.Rescaling(255.0), inner]))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.data.experimental.ops import distribute
 
 from tests.replicas import mirrored
 from tf_simclr.errors import UserError
+from tf_simclr.models.first_batches import checked
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.inputs import Images, Pairs
 from tf_simclr.models.simclr import SimCLR
@@ -145,14 +147,14 @@ def test_bytes_mean_the_same_everywhere():
 
 
 class Batches(tf.keras.utils.Sequence):
-    def __init__(self, data):
-        self.data = data
+    def __init__(self, *batches):
+        self.batches = batches
 
     def __len__(self):
-        return 2
+        return len(self.batches)
 
     def __getitem__(self, i):
-        return self.data
+        return self.batches[i]
 
 
 def sources_of(views):
@@ -161,7 +163,7 @@ def sources_of(views):
         "arrays": views,
         "dataset": dataset_of(views),
         "generator": (views for _ in range(2)),
-        "sequence": Batches(views),
+        "sequence": Batches(views, views),
     }
 
 
@@ -181,6 +183,64 @@ def test_views_of_another_range_are_refused(trained, source, views, message):
         trained.fit(sources_of(views)[source], verbose=0)
     for old, new in zip(before, trained.encoder.get_weights()):
         np.testing.assert_array_equal(old, new)
+
+
+def test_a_later_batch_of_another_range_is_refused():
+    later = np.concatenate([A, A, 255 * A]), np.concatenate([B, B, B])
+    with pytest.raises(UserError, match="in \\[0, 1\\] or uint8; received values from 0.* to 2"):
+        model_of().fit(dataset_of(later), verbose=0)
+
+
+def test_an_endless_data_set_needs_a_number_of_steps(trained):
+    endless = dataset_of((A, B)).repeat()
+    with pytest.raises(
+        ValueError, match="an infinite dataset, you must specify the number of steps"
+    ):
+        trained.fit(endless, verbose=0)
+    assert len(model_of().fit(endless, steps_per_epoch=3, verbose=0).history["loss"]) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        dataset_of((A, B)),
+        dataset_of(((A, B),)),
+        dataset_of({"a": A, "b": B}),
+        dataset_of((A, B)).repeat(),
+        dataset_of((A, B)).filter(lambda a, b: True),
+    ],
+    ids=["tuple", "wrapped", "dict", "endless", "unknown"],
+)
+def test_a_data_set_stays_what_it_was(data):
+    with checked(Pairs(SPEC, False, 1), data, None, None) as given:
+        assert given is not data
+        assert given.element_spec == data.element_spec
+        assert given.cardinality() == data.cardinality()
+
+
+@pytest.mark.parametrize("batched_first", [True, False])
+def test_a_data_set_of_files_is_sharded_by_file(batched_first, tmp_path):
+    files = [str(tmp_path / f"{i}.tfrecord") for i in range(2)]
+    for i, file in enumerate(files):
+        with tf.io.TFRecordWriter(file) as writer:
+            for view in A[4 * i : 4 * i + 4]:
+                writer.write(view.tobytes())
+
+    def views(record):
+        view = tf.reshape(tf.io.decode_raw(record, tf.float32), [-1, 6, 6, 3])
+        return view, view
+
+    data = tf.data.TFRecordDataset(files)
+    if batched_first:
+        data = data.batch(2, drop_remainder=True).map(lambda records: views(records))
+    else:
+        data = data.map(views).unbatch().batch(2, drop_remainder=True)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.FILE
+    with checked(Pairs(SPEC, False, 1), data.with_options(options), None, None) as given:
+        for i in range(2):
+            shard = [view for view, _ in distribute._AutoShardDataset(given, 2, i).unbatch()]
+            np.testing.assert_array_equal(shard, A[4 * i : 4 * i + 4])
 
 
 def test_every_batch_of_a_generator_is_trained_on():
@@ -240,13 +300,98 @@ def test_replicas_that_would_get_unequal_batches():
     views = tf.data.Dataset.from_tensor_slices((A, B))
     for data, message in (
         ({"x": A[:5], "y": B[:5], "batch_size": 4}, "5 rows, which make batches of 4 and one of 1"),
-        ({"x": A[:1], "y": B[:1]}, "1 rows"),
+        ({"x": A[:1], "y": B[:1]}, "received batches of 1"),
         ({"x": views.batch(4)}, "of unknown size"),
         ({"x": views.batch(3, **drop)}, "received batches of 3"),
-        ({"x": ((A[:n], B[:n]) for n in (4, 3))}, "of unknown size"),
         ({"x": views.map(lambda a, b: (255 * a, b)).batch(4, **drop)}, "values from"),
     ):
         with pytest.raises(UserError, match=message):
             model.fit(**data, verbose=0)
     for data in ({"x": A, "y": B, "batch_size": 4}, {"x": views.batch(2, **drop)}):
         assert np.isfinite(model.fit(**data, verbose=0).history["loss"]).all()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A model of two replicas that trains nothing, so that its losses can be compared."""
+    with mirrored(2).scope():
+        model = model_of()
+        model.compile(tf.keras.optimizers.SGD(0.0))
+    return model
+
+
+def parts(*sizes):
+    """Batches of these sizes, from the first rows on."""
+    ends = np.cumsum(sizes)
+    return [(A[end - n : end], B[end - n : end]) for n, end in zip(sizes, ends)]
+
+
+@pytest.mark.parametrize("sizes", [(4, 2), (2, 2, 4)])
+@pytest.mark.parametrize("kind", [iter, lambda batches: Batches(*batches)])
+def test_replicas_share_the_batches_of_python(shared, kind, sizes):
+    got = shared.fit(kind(parts(*sizes)), shuffle=False, verbose=0).history
+    alone = model_of()
+    alone.set_weights(shared.get_weights())
+    alone.compile(tf.keras.optimizers.SGD(0.0))
+    expected = alone.fit(iter(parts(*sizes)), verbose=0).history
+    np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (lambda: iter(parts(3, 4)), 3),
+        (lambda: iter(parts(4, 3)), 3),
+        (lambda: iter(parts(2, 2, 1)), 1),
+        (lambda: iter([((a, b), np.ones(len(a))) for a, b in parts(4, 3)]), 3),
+        (lambda: Batches(*parts(3, 4)), 3),
+        (lambda: Batches(*parts(4, 4)[:1], *parts(4, 3)[1:]), 3),
+    ],
+)
+@pytest.mark.parametrize("use", ["fit", "evaluate"])
+def test_replicas_refuse_unequal_batches_of_python(shared, use, data, rows):
+    message = f"all 2 replicas need .* received (a batch|batches) of {rows}"
+    with pytest.raises(UserError, match=message):
+        getattr(shared, use)(data(), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        (6, {"batch_size": 4}),
+        (8, {"batch_size": 4, "validation_split": 0.25}),
+        (5, {"batch_size": 4, "steps_per_epoch": 1}),
+        (7, {"batch_size": 2, "steps_per_epoch": 1, "epochs": 3}),
+        (7, {"batch_size": 2, "steps_per_epoch": 1, "epochs": 5, "initial_epoch": 2}),
+        (8, {"steps_per_epoch": 2}),
+        (7, {"batch_size": 2, "validation_split": 0.4, "validation_steps": 1}),
+    ],
+)
+def test_arrays_that_replicas_share(shared, rows, options):
+    history = shared.fit(A[:rows], B[:rows], verbose=0, **options).history
+    assert np.isfinite(sum(history.values(), [])).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (7, {"batch_size": 4}, "7 rows, which make batches of 4 and one of 3"),
+        (8, {"batch_size": 4, "validation_split": 0.375}, "5 rows.*batches of 4 and one of 1"),
+        (7, {"batch_size": 4, "validation_split": 0.4}, "received batches of 3"),
+        (6, {"batch_size": 2, "validation_split": 0.6, "validation_batch_size": 3}, "of 3"),
+        (7, {"batch_size": 2, "validation_split": 0.4}, "3 rows.*of 2 and one of 1"),
+        (5, {"batch_size": 4, "steps_per_epoch": 2}, "5 rows.*batches of 4 and one of 1"),
+        # Keras continues in the next epoch where this one ends.
+        (5, {"batch_size": 4, "steps_per_epoch": 1, "epochs": 2}, "5 rows.*and one of 1"),
+        (6, {"steps_per_epoch": 2}, "received batches of 3"),
+    ],
+)
+def test_arrays_that_replicas_cannot_share(shared, rows, options, message):
+    with pytest.raises(UserError, match=message):
+        shared.fit(A[:rows], B[:rows], verbose=0, **options)
+
+
+def test_steps_of_an_evaluation_that_end_before_the_rest(shared):
+    shared.evaluate(A[:5], B[:5], batch_size=4, steps=1, verbose=0)
+    with pytest.raises(UserError, match="5 rows"):
+        shared.evaluate(A[:5], B[:5], batch_size=4, verbose=0)

@@ -20,9 +20,12 @@ _VALUES = ("__tensor__", "__numpy__", "__bytes__")
 _CLASS = re.compile(r"[A-Z]\w*")
 # Layers that run, or load, what their config names.
 _CALLERS = ("Lambda", "ClassMethod", "InstanceMethod", "TensorFlowOpLayer", "TFSMLayer")
+# Settings of text layers that, given as a string, name a file to read.
+_FILES = ("vocabulary", "idf_weights")
 _OPERATIONS = ("TFOpLambda", "SlicingOpLambda")  # x + 1 or tf.nn.relu(x) in a functional model.
-_PURE = re.compile(
-    r"(compat\.v1\.)?((__operators__|math|nn|image|linalg|signal)\.\w+"
+# Operations that compute tensors from tensors; none reads a file or runs Python.
+_SAFE_OPERATIONS = re.compile(
+    r"(compat\.v1\.)?((__operators__|math|nn|image|linalg|signal)\.(?!\w*candidate_sampler)\w+"
     r"|argsort|batch_to_space|broadcast_to|cast|clip_by_norm|clip_by_value|concat|ensure_shape|eye"
     r"|expand_dims|fill|gather|gather_nd|identity|linspace|norm|one_hot|ones|ones_like|pad"
     r"|random\.(normal|uniform|truncated_normal|stateless_\w+)|range|rank|repeat|reshape|reverse"
@@ -53,7 +56,7 @@ def check_config(config: Any) -> None:
 
     Raises:
       UserError: it names a function or class of elsewhere than Keras, keras-cv, this package or the
-        registered custom objects, or a layer that runs what its config names.
+        registered custom objects, a layer that runs what its config names, or a file to read.
     """
     if isinstance(config, (list, tuple)):
         for part in config:
@@ -62,8 +65,9 @@ def check_config(config: Any) -> None:
         if "class_name" in config and not _is_harmless(config):
             raise UserError(
                 f"its config asks for {config.get('module')}.{config['class_name']} "
-                f"({str(config.get('config'))[:80]}), which could run any code. Rebuild the model "
-                "without Lambda layers, or register the class in Keras before loading."
+                f"({str(config.get('config'))[:80]}), which could run any code or read a local "
+                "file. Rebuild the model without Lambda layers and vocabulary files, or register "
+                "the class in Keras before loading."
             )
         for part in config.values():
             check_config(part)
@@ -81,7 +85,9 @@ def _is_harmless(config: dict) -> bool:
         return False
     if name in _OPERATIONS:
         symbol = inner.get("function") if isinstance(inner, dict) else None
-        return isinstance(symbol, str) and bool(_PURE.fullmatch(symbol))
+        return isinstance(symbol, str) and bool(_SAFE_OPERATIONS.fullmatch(symbol))
+    if isinstance(inner, dict) and any(isinstance(inner.get(key), str) for key in _FILES):
+        return False
     module = config.get("module") or "keras"
     if isinstance(module, str) and module.split(".")[0] in _PACKAGES:
         return True

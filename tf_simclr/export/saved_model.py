@@ -97,7 +97,7 @@ def load_encoder(directory) -> tf.keras.layers.Layer:
       directory: what `export_encoder` made.
 
     Returns:
-      A `tensorflow_hub.KerasLayer` with trainable=True.
+      A `tensorflow_hub.KerasLayer` with trainable=True, built for the images of "serving_default".
 
     Raises:
       UserError: the folder is no exported encoder, or cannot be read; or, when the layer is called,
@@ -116,9 +116,12 @@ def load_encoder(directory) -> tf.keras.layers.Layer:
             return super().call(_as_float32(inputs), training=training)
 
     try:
-        return KerasLayer(directory, trainable=True, name="encoder", dtype="float32")
-    except (OSError, ValueError, tf.errors.OpError) as error:
+        layer = KerasLayer(directory, trainable=True, name="encoder", dtype="float32")
+        serve = layer.resolved_object.signatures["serving_default"]
+        layer.build(serve.structured_input_signature[1]["images"].shape)
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"the encoder in {directory} cannot be loaded: {error}") from error
+    return layer
 
 
 def _as_float32(images) -> tf.Tensor:

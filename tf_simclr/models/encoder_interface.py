@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,8 +21,8 @@ def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[N
       encoder: as `encoder_shapes`.
 
     Returns:
-      (the images, [None, H, W, C] float32, where H and W are None if the encoder takes any size;
-      the shape of h, (None, D)).
+      (the images, [None, H, W, C] float32, where H and W are None if the encoder takes any size,
+      whatever size it was called with; the shape of h, (None, D)).
 
     Raises:
       UserError: as `encoder_shapes`; or it takes integers, or divides images in [0, 1] by 255.
@@ -34,6 +36,8 @@ def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[N
                 "scaling to [0, 1]."
             )
     _check_scale(encoder)
+    if _takes_any_size(encoder, taken, given):
+        taken = (None, None, None, taken[-1])
     return tf.TensorSpec(taken, tf.float32, "images"), given
 
 
@@ -153,6 +157,31 @@ def _input_shape(encoder) -> tuple:
     return (None, *shapes[0][1:])
 
 
+def _takes_any_size(encoder, taken: tuple, given: tuple) -> bool:
+    """Whether an encoder without a declared input also takes images of other sizes than `taken`."""
+    deferred = isinstance(encoder, tf.keras.Sequential) and is_functional(encoder)
+    deferred = deferred and not encoder._has_explicit_input_shape
+    if None in taken[1:] or not (deferred or getattr(encoder, "inputs", None) is None):
+        return False
+
+    def through_layers(images):
+        """Avoids the `call` of a Sequential model, which would change the input it declares."""
+        return functools.reduce(lambda x, layer: layer(x), encoder.layers, images)
+
+    traced = tf.function(through_layers if deferred else lambda x: encoder(x, training=False))
+    _, height, width, channels = taken
+    # With an unknown size alone, Dense after Flatten is traced without an error.
+    for size in ((2 * height, 2 * width), (None, None)):
+        images = tf.TensorSpec([None, *size, channels], tf.float32)
+        try:
+            h = traced.get_concrete_function(images).structured_outputs
+            if h.shape.as_list() != list(given):
+                return False
+        except Exception:  # The caller's own layers can fail in any way.
+            return False
+    return True
+
+
 def _shapes_in(structure) -> list[tuple]:
     """The shapes in what `get_build_config` has of an input: one, or several in a structure."""
     if isinstance(structure, dict):
@@ -180,12 +209,23 @@ def _check_scale(encoder) -> None:
 
     Given [0, 1] it sees almost black images, and its vectors are nearly the same.
     """
-    layers = [encoder, *encoder.submodules]
-    scales = [x.scale for x in layers if isinstance(x, tf.keras.layers.Rescaling)]
+    # Behind a layer with weights, Rescaling scales features, as residual branches do.
+    first = itertools.takewhile(lambda layer: not layer.weights, _layers_in_order(encoder))
+    scales = [x.scale for x in first if isinstance(x, tf.keras.layers.Rescaling)]
     scale = np.prod([np.max(np.abs(scale)) for scale in scales])
     if scale < _SMALLEST_SCALE:
         raise UserError(
             f"encoder {encoder.name!r} scales its input by {scale:.3g} (tf.keras.layers.Rescaling),"
             " but it is given images in [0, 1]. Build it without its own scaling "
-            "(include_preprocessing=False, include_rescaling=False)."
+            "(include_preprocessing=False, include_rescaling=False), or put "
+            "tf.keras.layers.Rescaling(255.0) before it."
         )
+
+
+def _layers_in_order(model) -> Iterator[tf.keras.layers.Layer]:
+    """The layers that images pass, from the first; none of a model that is not functional."""
+    for layer in model.layers if is_functional(model) else ():
+        if is_functional(layer):
+            yield from _layers_in_order(layer)
+        else:
+            yield layer

@@ -1,13 +1,15 @@
 """Checks of what `fit` is given, on the host and before the first step.
 
-Forms and shapes are checked for all batches at once, where they are known; the range of float
-images, which no dtype fixes, in the first batches.
+Forms and shapes are checked for all batches at once, where they are known. The range of float
+images, which no dtype fixes, is checked in the first batch, and for data sets in the first images
+of every batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,13 +20,26 @@ from tf_simclr.errors import UserError
 from tf_simclr.models.inputs import Images, Pairs, as_tensors
 
 _RANGE = (-0.5, 1.5)  # Bicubic resizing and colour jitter may leave [0, 1] a little.
-_WATCHED_BATCHES = 8  # Not one: a replica whose own batch is sound would wait for the others.
-_BEGINS = "images must be floats in [0, 1] or uint8; the first batches have"
+# A mistake in scaling concerns all images. A few of each batch cost nothing, and need no count of
+# batches, with which a data set would lose its cardinality and could not be sharded by file.
+_WATCHED_IMAGES = 4
+_BEGINS = "images must be floats in [0, 1] or uint8; received values"
 _ADVICE = "Divide by 255; normalisation by mean and standard deviation belongs into the encoder."
 
 
 @contextlib.contextmanager
-def checked(form: Pairs | Images, x, y, batch_size: int | None) -> Iterator[Any]:
+def checked(
+    form: Pairs | Images,
+    x,
+    y,
+    batch_size: int | None,
+    *,
+    steps: int | None = None,
+    epochs: int = 1,
+    validation_split: float = 0.0,
+    validation_batch_size: int | None = None,
+    validation_steps: int | None = None,
+) -> Iterator[Any]:
     """Checks what `fit`, `evaluate` or `predict` is given, and leaves every batch of it to them.
 
     What only Keras can read, such as a distributed data set, is checked when the step is traced.
@@ -32,70 +47,103 @@ def checked(form: Pairs | Images, x, y, batch_size: int | None) -> Iterator[Any]
     Args:
       form: what its batches must be.
       x, y: as `keras.Model.fit` takes them.
-      batch_size: of arrays; None: 32.
+      batch_size: of arrays; None: Keras' default.
+      steps: of an epoch; None: one pass over the data.
+      epochs: how many will run.
+      validation_split: share of arrays, their last rows, to evaluate on.
+      validation_batch_size, validation_steps: of those; None: `batch_size`, one pass.
 
     Yields:
       What to give to Keras in the place of `x`.
 
     Raises:
-      UserError: `form` does not take the batches, or float images are not in [0, 1]. For data sets
-        the range is checked while they are read, in this context.
+      UserError: `form` does not take the batches, or float images are not in [0, 1]. The range in
+        data sets, and the size of all batches of a generator but the first, are checked while they
+        are read, in this context.
     """
+    refused = []
     if isinstance(x, tf.data.Dataset):
         form.check(x.element_spec)
         x = _watched(x, form) if form.floats(x.element_spec) else x
     elif isinstance(x, tf.keras.utils.Sequence):
-        _check_first(form, x[0], None)
+        _check_first(form, x[0])
+        _check_size(form, x[len(x) - 1])
     elif hasattr(x, "__next__") and not isinstance(x, tf.data.Iterator):
         first = list(itertools.islice(x, 1))
         for batch in first:
-            _check_first(form, batch, None)
-        x = itertools.chain(first, x)
+            _check_first(form, batch)
+        x = _sized(itertools.chain(first, x), form, refused)
     elif _are_arrays(data := (x,) if y is None else (x, y)):
-        size = batch_size or 32
-        rows = len(tf.nest.flatten(x)[0])
-        form.check_rows(rows, size)
-        first = tf.nest.map_structure(lambda array: array[:size], data)
-        _check_first(form, first, min(size, rows))
+        end = math.floor(len(tf.nest.flatten(x)[0]) * (1.0 - validation_split))  # As Keras splits.
+        trained = tf.nest.map_structure(lambda array: array[:end], data)
+        _check_arrays(form, trained, batch_size, steps, epochs)
+        if validation_split:
+            rest = tf.nest.map_structure(lambda array: array[end:], data)
+            _check_arrays(form, rest, validation_batch_size or batch_size, validation_steps, 1)
     try:
         yield x
-    except tf.errors.InvalidArgumentError as error:
+    except tf.errors.OpError as error:
+        if refused:
+            raise refused[0] from None
+        if not isinstance(error, tf.errors.InvalidArgumentError):
+            raise
         _, ours, rest = error.message.partition(_BEGINS)
         if not ours:
             raise
         raise UserError(ours + rest.partition("]")[0]) from None  # TensorFlow prints it in a list.
 
 
-def _check_first(form, batch, rows: int | None) -> None:
-    """Checks a batch, of as many rows as all others or None."""
-
-    def spec(x):
-        sized = isinstance(x, tf.Tensor) and x.shape.rank
-        return tf.TensorSpec([rows, *x.shape[1:]], x.dtype) if sized else x
-
+def _check_first(form, batch) -> None:
+    """Checks a batch that stands for all others."""
     batch = as_tensors(batch)
     form.take(batch)
-    form.check(tf.nest.map_structure(spec, batch))
+    form.check(batch)
     for images in form.floats(batch):
         sound, message = _range_of(images)
         if not sound:
             raise UserError(message.numpy().decode())
 
 
+def _check_size(form, batch) -> None:
+    for part in tf.nest.flatten(batch):
+        for rows in np.shape(part)[:1]:
+            form.check_rows(rows, f"a batch of {rows}")
+
+
+def _check_arrays(form, data, batch_size: int | None, steps: int | None, epochs: int) -> None:
+    """Checks the first batch of arrays, and the smaller last one if the steps reach it."""
+    rows = len(tf.nest.flatten(data)[0])
+    size = batch_size or (max(1, math.ceil(rows / steps)) if steps else 32)  # As Keras chooses it.
+    _check_first(form, tf.nest.map_structure(lambda array: array[:size], data))
+    full, rest = divmod(rows, size)
+    # Each epoch continues where the one before it ended.
+    if not steps or steps * epochs > full:
+        form.check_rows(rest, f"{rows} rows, which make batches of {size} and one of {rest}")
+
+
+def _sized(batches, form, refused: list[UserError]) -> Iterator[Any]:
+    """The batches, until one cannot be shared. TensorFlow hides errors, so they are kept."""
+    for batch in batches:
+        try:
+            _check_size(form, batch)
+        except UserError as error:
+            refused.append(error)
+            raise
+        yield batch
+
+
 def _watched(dataset, form):
-    """The data set, failing in its first batches if their images are not in [0, 1]."""
+    """The data set, failing where the first images of a batch are not in [0, 1]."""
 
-    def check(batch):
+    def watch(*batch):
+        # `map` unpacks tuples only; the structure has to stay as it was.
+        batch = batch if type(dataset.element_spec) is tuple else batch[0]
         for images in form.floats(batch):
-            sound, message = _range_of(images)
+            sound, message = _range_of(images[:_WATCHED_IMAGES])
             tf.debugging.Assert(sound, [message])
-        return True
-
-    def watch(index, batch):
-        tf.cond(index < _WATCHED_BATCHES, lambda: check(batch), lambda: True)
         return batch
 
-    return dataset.enumerate().map(watch)
+    return dataset.map(watch)
 
 
 def _range_of(images):
@@ -103,7 +151,7 @@ def _range_of(images):
     # NaN and infinity are left to the loss, which shows them, and to `skip_bad_steps`.
     values = tf.where(tf.math.is_finite(images), images, tf.cast(0.5, images.dtype))
     low, high = (tf.cast(f(values), tf.float32) for f in (tf.reduce_min, tf.reduce_max))
-    values = [" values from ", tf.as_string(low), " to ", tf.as_string(high), ". "]
+    values = [" from ", tf.as_string(low), " to ", tf.as_string(high), ". "]
     return (low >= _RANGE[0]) & (high <= _RANGE[1]), tf.strings.join([_BEGINS, *values, _ADVICE])
 
 

@@ -68,8 +68,7 @@ class Pairs:
         def share(spec):
             if not _is_tensor(spec) or not spec.shape.rank or spec.shape[0] is None:
                 return spec
-            if spec.shape[0] % self._replicas:
-                raise UserError(self._unequal(f"batches of {spec.shape[0]}"))
+            self.check_rows(spec.shape[0], f"batches of {spec.shape[0]}")
             return tf.TensorSpec([spec.shape[0] // self._replicas, *spec.shape[1:]], spec.dtype)
 
         self._parts(specs)  # An unknown form is named first.
@@ -83,11 +82,9 @@ class Pairs:
                 "others; received a batch size of 1."
             )
 
-    def check_rows(self, rows: int, batch_size: int) -> None:
-        """Raises UserError if arrays of so many rows leave a last batch that cannot be shared."""
-        rest = rows % batch_size
-        if rest and self._replicas > 1:
-            found = f"{rows} rows, which make batches of {batch_size} and one of {rest}"
+    def check_rows(self, rows: int, found: str) -> None:
+        """Raises UserError, with what was found, if a batch of so many rows cannot be shared."""
+        if rows % self._replicas:
             raise UserError(self._unequal(found))
 
     def floats(self, data) -> list:
@@ -145,7 +142,7 @@ class Images:
         """As that of `Pairs`."""
         self.take(specs)
 
-    def check_rows(self, rows: int, batch_size: int) -> None:
+    def check_rows(self, rows: int, found: str) -> None:
         """As that of `Pairs`: batches of any size will do."""
 
     def floats(self, data) -> list:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import tensorflow as tf
 
 from tf_simclr import augment, losses
@@ -17,6 +19,8 @@ from tf_simclr.models.recompute import Network, forward, penalties
 from tf_simclr.models.segments import segments_of
 from tf_simclr.models.skipping import counting_skips, skipping
 from tf_simclr.models.step_metrics import StepMetrics
+
+_FIT, _EVALUATE = (inspect.signature(f) for f in (tf.keras.Model.fit, tf.keras.Model.evaluate))
 
 
 @tf.keras.utils.register_keras_serializable(package="tf_simclr")
@@ -44,7 +48,7 @@ class SimCLR(tf.keras.Model):
 
     Attributes:
       encoder: f, a Keras model or layer from images [N, H, W, C] float32 to h [N, D]: functional,
-        or of any other kind that has been called once.
+        or of any other kind that has been called once, on images of any size that it takes.
       projection_head: g, a layer from h to z; default `ProjectionHead()`.
       temperature: T of NT-Xent, > 0.
       probe_classes: number of classes of the online probe; 0: no probe.
@@ -140,12 +144,24 @@ class SimCLR(tf.keras.Model):
         for name in ("sample_weight", "class_weight"):
             if kwargs.get(name) is not None:
                 raise UserError(f"NT-Xent does not weigh images; received {name}.")
-        with checked(self._pairs, x, y, batch_size) as x:
+        given = _FIT.bind(self, x, y, batch_size, *args, **kwargs)
+        given.apply_defaults()
+        given = given.arguments
+        split = 0.0 if given["validation_data"] is not None else given["validation_split"]
+        options = {
+            "steps": given["steps_per_epoch"],
+            "epochs": given["epochs"] - given["initial_epoch"],
+            "validation_split": split,
+            "validation_batch_size": given["validation_batch_size"],
+            "validation_steps": given["validation_steps"],
+        }
+        with checked(self._pairs, x, y, batch_size, **options) as x:
             return super().fit(x, y, batch_size, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """As `keras.Model.evaluate`, of batches as `fit` takes them."""
-        with checked(self._pairs, x, y, batch_size) as x:
+        given = _EVALUATE.bind(self, x, y, batch_size, *args, **kwargs).arguments
+        with checked(self._pairs, x, y, batch_size, steps=given.get("steps")) as x:
             return super().evaluate(x, y, batch_size, *args, **kwargs)
 
     def predict(self, x, batch_size=None, *args, **kwargs):
