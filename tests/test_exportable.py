@@ -258,7 +258,7 @@ def test_what_is_left_out_was_known_before_training(name, exports):
 def test_the_keras_file_loads_or_its_absence_is_explained(name, exports):
     folder, _ = exports
     if KERAS in ENCODERS[name][1]:
-        with pytest.raises(UserError, match="as a SavedModel only.*load_encoder"):
+        with pytest.raises(UserError, match="SavedModel but no encoder.keras.*load_encoder"):
             load_encoder_from(folder / name)
     else:
         h = load_encoder_from(folder / name)(IMAGES, training=False)
