@@ -125,7 +125,7 @@ def test_a_name_is_not_a_path(dataset, tmp_path, monkeypatch):
         ([], "folder", "/old", "kind"),
         (["--dataset=/new"], "folder", "/new", ""),
         (["--dataset=/new", "--data_dir=/new"], "folder", "/new", ""),
-        (["--dataset=cifar10"], "cifar10", "/old", ""),
+        (["--dataset=cifar10"], "cifar10", "", ""),
         (["--data_dir=/other"], "folder", "/other", "kind"),
     ],
 )

@@ -360,6 +360,12 @@ def test_another_data_set_brings_no_folder(dataset, data_dir, tmp_path):
     assert (config.dataset, config.data_dir) == (dataset, data_dir)
 
 
+def test_sets_of_tfds_lie_in_one_data_dir(tmp_path):
+    resolved(tmp_path / "w", Config(workdir="w", dataset="cifar10", data_dir="/tfds", label="x"))
+    config = parse("--mode=knn_eval", f"--workdir={tmp_path}/w", "--dataset=cifar100")
+    assert (config.dataset, config.data_dir, config.label) == ("cifar100", "/tfds", "")
+
+
 @pytest.mark.parametrize("mode", ["pretrain", "knn_eval"])
 def test_an_old_relative_path_is_asked_for_elsewhere(mode, tmp_path, monkeypatch):
     text = to_flagfile(RUN).replace("--data_dir=", "--data_dir=photos")

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from tf_simclr.config import Config
+from tf_simclr.config import Config, is_folder_path
 from tf_simclr.errors import UserError
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
 from tf_simclr.modes import MODES
@@ -119,8 +119,9 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
     """The settings that are taken over, without those on the command line, as arguments."""
     origin, settings = _settings_before(flag_values)
     if _is_given(flag_values, "dataset") and flag_values.dataset != settings.get("dataset"):
-        for name in ("data_dir", "label"):  # They belong to the earlier data set.
-            settings.pop(name, None)
+        settings.pop("label", None)  # It belongs to the earlier data set,
+        if any(map(_is_folder, (settings.get("dataset", ""), flag_values.dataset))):
+            settings.pop("data_dir", None)  # as the folder does; TFDS sets lie in one data_dir.
     inherited = {
         name: value
         for name, value in settings.items()
@@ -131,6 +132,10 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
     needed = dict(inherited) if mode and mode.inherits else {**inherited, "init_from": ""}
     _check_places(needed, origin)
     return [f"--{name}={value}" for name, value in inherited.items()]
+
+
+def _is_folder(dataset: str) -> bool:
+    return dataset == "folder" or is_folder_path(dataset)
 
 
 def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
