@@ -88,7 +88,7 @@ def test_lists_all_bad_files_and_what_is_passed_over(capsys, tmp_path):
     assert said["bad files"].startswith("4, which stop a run; --skip_bad_images")
     for name in ("empty.png", "link.png", "broken.png", "giant.png"):
         assert name in said["bad files"]
-    assert said["passed over"].startswith("Passed over, with counts: .webp 1.")
+    assert said["skipped"].startswith("Skipped: .webp 1.")
     assert said["classes"].startswith("none: ") and "24 images lie directly" in said["classes"]
     assert said["sizes"].startswith("shorter side 10 to 10") and "memory" in said
 

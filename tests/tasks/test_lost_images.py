@@ -72,7 +72,7 @@ def test_missing_files(tmp_path, photos, monkeypatch):
 
     said = broken_run(tmp_path / "w", photos, monkeypatch, harm)
     assert "2 of 40 files are missing since the run started" in said and "03.png" in said
-    assert "Bring them back" in said and "pass --allow_changes" in said
+    assert "Restore them" in said and "pass --allow_changes" in said
     assert "cannot be decoded" not in said and "skip_bad_images" not in said
     shutil.copytree(tmp_path / "w", tmp_path / "v")
     with pytest.raises(UserError, match="files were added, removed or changed.*--allow_changes"):
@@ -89,8 +89,8 @@ def test_damaged_files(tmp_path, photos, monkeypatch):
         tmp_path / "w", photos, monkeypatch, lambda: (photos / "05.png").write_bytes(whole[:60])
     )
     assert "1 of 40 files cannot be decoded" in said and "05.png" in said
-    assert "Remove them, or pass --skip_bad_images" in said and "--allow_changes as well" in said
-    assert "have gone" not in said
+    assert "Remove them, or pass --skip_bad_images" in said and "add --allow_changes" in said
+    assert "are missing" not in said
     shutil.copytree(tmp_path / "w", tmp_path / "v")
     assert_resumes(tmp_path / "v", photos, skip_bad_images=True, allow_changes=True)
     (photos / "05.png").unlink()

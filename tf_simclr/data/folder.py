@@ -181,8 +181,8 @@ def _skipped(everything):
     if not skipped:
         return ""
     return (
-        f" Passed over, with counts: {skipped}. Images are read from {_ENDINGS}; convert what else "
-        "is an image. Names that end in / are folders made by a system or NAS."
+        f" Skipped: {skipped}. Only {_ENDINGS} are read; convert other images. A name with a slash "
+        "is a folder made by a system or NAS."
     )
 
 

@@ -45,7 +45,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("decoding", _decoding(facts))
     _say("bad files", _bad(source))
     if source.passed_over:
-        _say("passed over", source.passed_over)
+        _say("skipped", source.passed_over)
     plan = make_plan(config, source.num_examples)
     check_batch(config, strategy)
     if config.lineareval_while_pretraining:
