@@ -48,7 +48,7 @@ def test_other_files_are_counted_by_ending(tmp_path, caplog):
     source = open_source("folder", str(tmp_path))
     assert source.num_examples == 1
     assert ".webp 7, .tiff 3, no ending 2, .txt 1." in source.passed_over
-    assert source.passed_over in caplog.text and "convert what else is an image" in caplog.text
+    assert source.passed_over in caplog.text and "convert other images" in caplog.text
 
 
 def test_nothing_passed_over_says_nothing(tmp_path, caplog):
