@@ -224,7 +224,7 @@ def test_an_encoder_that_is_not_there_is_not_asked_about(tmp_path, monkeypatch):
 
 
 def test_the_card_holds_nothing_of_the_machine():
-    own = dataclasses.replace(RUN, data_dir="/home/me/photos", data_service="grpc://host:1")
+    own = dataclasses.replace(RUN, data_dir="/data/photos", data_service="grpc://host:1")
     settings = card(own, "", "", {})["settings"]
     assert settings["dataset"] == "cifar10" and settings["image_size"] == 32
     assert not {"data_dir", "data_service", "workdir", "init_from"} & set(settings)

@@ -102,16 +102,16 @@ def test_other_folders_keep_the_numbers_and_add_their_own(tmp_path):
 def test_what_is_in_no_split_is_said(tmp_path, caplog):
     write(tmp_path, "train/a/0.png", "test/a/0.png", "bus/a/0.png", "0.png", "1.png")
     open_source("folder", str(tmp_path))
-    assert "Not used: bus in" in caplog.text
+    assert "Ignoring bus in" in caplog.text
     assert "2 images directly in" in caplog.text
 
 
 def test_two_folders_of_one_split(tmp_path, caplog):
     write(tmp_path, "train/a/0.png", "val/a/0.png", "valid/a/0.png")
     assert files(open_source("folder", str(tmp_path), "val"), tmp_path) == ["val/a/0.png"]
-    assert "Not used: valid in" in caplog.text
+    assert "Ignoring valid in" in caplog.text
     for asked in ("validation", "test"):
-        with pytest.raises(UserError, match=f"'{asked}' can be any of the folders val, valid in"):
+        with pytest.raises(UserError, match=f"'{asked}' is ambiguous: the folders val, valid in"):
             open_source("folder", str(tmp_path), asked)
 
 
@@ -120,9 +120,9 @@ def test_two_cases_of_one_name(tmp_path, caplog):
     if len(os.listdir(tmp_path)) < 4:
         pytest.skip("the file system does not distinguish case")
     assert files(open_source("folder", str(tmp_path)), tmp_path) == ["train/a/0.png"]
-    assert "Not used: Train in" in caplog.text
+    assert "Ignoring Train in" in caplog.text
     assert files(open_source("folder", str(tmp_path), "Train"), tmp_path) == ["Train/a/1.png"]
-    with pytest.raises(UserError, match="'test' can be any of the folders TEST, Test in"):
+    with pytest.raises(UserError, match="'test' is ambiguous: the folders TEST, Test in"):
         open_source("folder", str(tmp_path), "test")
 
 

@@ -85,8 +85,8 @@ def test_a_feature_that_is_chosen_is_the_label(data_dir, limit, name, label, cla
     ("name", "message"),
     [
         ("number", r"none of its features is a class label.*--label=digit \(int64\)"),
-        ("caption", r"none of its features is a class label.*not: caption \(text\)"),
-        ("many", r"none of its.*not: box \(float32 \[4\]\), tags \(several values"),
+        ("caption", r"none of its features is a class label.*not usable: caption \(text\)"),
+        ("many", r"none of its.*not usable: box \(float32 \[4\]\), tags \(several values"),
         (
             "two",
             r"several .*: --label=(coarse|fine) \(class label\), --label=(coarse|fine) ",

@@ -18,7 +18,7 @@ class GifFrame(NamedTuple):
 
     Attributes:
       file: a GIF of this frame alone, with its transparent colour made white; scalar string.
-        Empty where there is no frame, or only behind more than encoders write.
+        Empty if there is no frame within the limits above.
       canvas: height and width of the image in which the frame stands, int64 [2].
       place: where it stands, top and left, int64 [2].
       transparent: whether it has a transparent colour, bool.

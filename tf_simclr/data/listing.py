@@ -289,7 +289,7 @@ def _is_image(name):
 
 
 def _ending(name):
-    """b".webp" of b"a.WEBP"; b"" where what follows the last dot is no usual ending."""
+    """The file name extension, b".webp" for b"a.WEBP"; b"" if it is unlikely to be one."""
     stem, dot, extension = name.rpartition(b".")
     usual = stem and extension.isalnum() and not extension.isdigit()
     return dot + extension.lower() if usual and len(extension) <= _LONGEST_ENDING else _NO_ENDING

@@ -49,15 +49,15 @@ def find_split(scan: Scan, folder: bytes, split: str) -> tuple[bytes, list[bytes
       scan: lists folders.
       folder: the folder of the data set.
       split: "train", "test", "val", ...: the exact name of a sub-folder, the name in other case, or
-        another usual name of the same split, in this order. "test" also finds the validation split
-        where there is no test split.
+        another usual name of the same split, in this order. "test" falls back to the validation
+        split.
 
     Returns:
       (the split's folder, the folders that are named as splits: they share one numbering of
-      classes). The second is empty where the folder is one set.
+      classes). The second is empty if the folder is one set.
 
     Raises:
-      UserError: there is no such split, or several folders that could be it.
+      UserError: no folder matches the split, or several match equally well.
     """
     contents = scan(folder)
     split_of = {name: split_named(text_of(name)) for name in contents.folders}
@@ -66,8 +66,9 @@ def find_split(scan: Scan, folder: bytes, split: str) -> tuple[bytes, list[bytes
     if not only_splits and not ("train" in found and len(found) > 1):
         if split != "train":
             raise UserError(
-                f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} is one set, "
-                "'train'. Put its images into sub-folders train and test, or hold out a slice: "
+                f"no split {split!r}: the folder {os.fsdecode(folder)!r} has no sub-folders named "
+                "as splits, so all its images are the split 'train'. Move images into sub-folders "
+                "train and test, or hold out a slice: "
                 f"--train_split='train[:90%]' --eval_split='train[90%:]'.{scan.passed_over()}"
             )
         return folder, []
@@ -88,8 +89,8 @@ def warn_of_split_names(folder: bytes, classes: set[bytes], without_images: set[
     alike = {name for name in classes if _LIKE.search(text_of(name).casefold())}
     if len(classes) > 1 and alike and (alike == classes or alike & without_images):
         logging.warning(
-            "The folders %s in %r are taken as classes of one set, but look like splits. If they "
-            "are, rename them to train, valid and test, or pass --data_dir=<the folder of one>.",
+            "The folders %s in %r are read as classes, but their names look like splits. If they "
+            "are splits, rename them to train, valid and test, or pass --data_dir=<one of them>.",
             listed([os.fsdecode(name) for name in sorted(alike)]),
             os.fsdecode(folder),
         )
@@ -116,39 +117,40 @@ def warn_of_nested_splits(folder: bytes, names: set[bytes]):
 def _choose(scan, folder, split_of, split):
     """The name of the folder that is a split."""
     wanted, text = split_named(split), unicodedata.normalize("NFC", split)
-    ways = (
+    matchers = (
         lambda name: text_of(name) == text,
         lambda name: text_of(name).casefold() == text.casefold(),
         lambda name: wanted and split_of[name] == wanted,
         lambda name: wanted == "test" and split_of[name] == "validation",
     )
-    for way in ways:
-        names = sorted(filter(way, split_of))
+    for matches in matchers:
+        names = sorted(filter(matches, split_of))
         if len(names) == 1:
             return names[0]
         if names:
             raise UserError(
-                f"the split {split!r} can be any of the folders "
-                f"{listed([os.fsdecode(name) for name in names])} in {os.fsdecode(folder)!r}: "
-                "pass the exact name of one as --train_split or --eval_split, or rename the others."
+                f"the split {split!r} is ambiguous: the folders "
+                f"{listed([os.fsdecode(name) for name in names])} in {os.fsdecode(folder)!r} all "
+                "match. Pass the exact name of one as --train_split or --eval_split, or rename the "
+                "others."
             )
     names = sorted(map(text_of, split_of), key=lambda name: (split_named(name) != "train", name))
     raise UserError(
-        f"there is no split {split!r}: the folder {os.fsdecode(folder)!r} has the splits "
+        f"no split {split!r}: the folder {os.fsdecode(folder)!r} has the splits "
         f"{', '.join(names)}.{scan.passed_over()}"
     )
 
 
 def _report(folder, contents, split_of, name, split):
-    """Says what was taken as the split, and warns of what belongs to no split that is used."""
+    """Logs which folder is the split, and warns of folders and images that are not used."""
     if text_of(name) != unicodedata.normalize("NFC", split):
         logging.info("The split %r is the folder %r.", split, os.fsdecode(name))
-    rivals = [other for other in split_of if split_of[name] and split_of[other] == split_of[name]]
-    strangers = [other for other in split_of if not split_of[other]]
-    unused = sorted({*rivals, *strangers} - {name})
+    same = [other for other in split_of if split_of[name] and split_of[other] == split_of[name]]
+    unnamed = [other for other in split_of if not split_of[other]]
+    unused = sorted({*same, *unnamed} - {name})
     if unused:
         logging.warning(
-            "Not used: %s in %r, as the split %r is the folder %r alone.",
+            "Ignoring %s in %r: the split %r is read from the folder %r only.",
             listed([os.fsdecode(other) for other in unused]),
             os.fsdecode(folder),
             split,

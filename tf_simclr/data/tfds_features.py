@@ -18,7 +18,7 @@ class Feature(NamedTuple):
     """What a feature is as a label."""
 
     kind: str  # For people: "class label", "int64", "text", ...
-    usable: bool  # One whole number for each example.
+    usable: bool  # An integer scalar.
     class_names: tuple[str, ...]  # Empty where it has none.
 
 
@@ -26,7 +26,7 @@ def image_of(info) -> str:
     """The name of the image in an example.
 
     Raises:
-      UserError: there is none, or more than one that could be it.
+      UserError: the examples have no image, or several and none is the obvious one.
     """
     import tensorflow_datasets as tfds
 
@@ -42,11 +42,11 @@ def image_of(info) -> str:
 
 
 def labels_of(features, above: str = "") -> dict[str, Feature]:
-    """The features of an example that are not images, with "a/b" for a feature in a feature.
+    """What each feature of an example is as a label; images and audio are left out.
 
     Args:
-      features: `tfds.features.FeaturesDict`.
-      above: the name of the one that it is in, with a slash.
+      features: `tfds.features.FeaturesDict`; feature b inside feature a is called "a/b".
+      above: "a/" for the features inside a.
     """
     import tensorflow_datasets as tfds
 
@@ -71,9 +71,9 @@ def labels_of(features, above: str = "") -> dict[str, Feature]:
 
 
 def choose_label(info, features: dict[str, Feature], label: str) -> str | None:
-    """The name of the label; None where there is none, or more than one that could be it.
+    """The name of the feature to use as label; None if no choice is obvious.
 
-    Without a flag only class labels are taken that are not part of another feature.
+    Unless --label names one, only class labels at the top level are candidates.
 
     Args:
       info: `tfds.core.DatasetInfo`.
@@ -81,7 +81,7 @@ def choose_label(info, features: dict[str, Feature], label: str) -> str | None:
       label: what the user asks for, or "".
 
     Raises:
-      UserError: no feature of that name, or one that is not a whole number for each example.
+      UserError: no feature has that name, or it is not an integer scalar.
     """
     if not label:
         supervised = (info.supervised_keys or (None, None))[1]
@@ -91,8 +91,8 @@ def choose_label(info, features: dict[str, Feature], label: str) -> str | None:
         raise unknown_name(f"feature of {info.full_name!r} for --label", label, features)
     if not features[label].usable:
         raise UserError(
-            f"--label={label} of {info.full_name!r} is {features[label].kind}; a label is a class "
-            f"label or one whole number for each example. {_choices(features)}"
+            f"--label={label} of {info.full_name!r} is {features[label].kind}; a label must be a "
+            f"class label or an integer scalar. {_choices(features)}"
         )
     return label
 
@@ -101,8 +101,8 @@ def why_unlabelled(info, features: dict[str, Feature], label: str | None) -> str
     """A sentence for when there are no labels."""
     if label:
         return (
-            f"its feature {label!r} is -1 for some examples, which stands for a label that is "
-            "withheld, as in test sets of competitions. Choose another split."
+            f"its feature {label!r} is -1 for some examples: TFDS' value for labels that are "
+            "withheld, as in competition test sets. Choose another split."
         )
     class_labels = [name for name in features if features[name].kind == _CLASS_LABEL]
     why = (
@@ -122,13 +122,13 @@ def check_numbers(label: str, labels: np.ndarray) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= MOST_CLASSES:
         raise UserError(
-            f"--label={label}: its numbers are from {low} to {high}; labels are from 0 to at most "
+            f"--label={label}: its values are from {low} to {high}; labels must lie in 0 to "
             f"{MOST_CLASSES - 1}. Choose another feature."
         )
 
 
 def _pick(names: Iterable[str], usual: str, supervised: str | None) -> str | None:
-    """The one of several features that is taken without a flag; None where that is not clear."""
+    """The feature to use when no flag names one; None if no choice is obvious."""
     names = list(names)
     for name in (usual, supervised):
         if name in names:
@@ -140,11 +140,11 @@ def _choices(features):
     usable = [name for name in features if features[name].usable]
     usable.sort(key=lambda name: features[name].kind != _CLASS_LABEL)
     others = [f"{name} ({kind})" for name, (kind, usable, _) in features.items() if not usable]
-    text = "--label takes none of its features"
+    text = "None of its features can be a label"
     if usable:
         kinds = [f"--label={name} ({features[name].kind})" for name in usable]
         text = f"Choose one: {listed(kinds)}"
-    return text + (f"; not: {listed(others)}." if others else ".")
+    return text + (f"; not usable: {listed(others)}." if others else ".")
 
 
 def _names_of(class_label):
