@@ -311,7 +311,7 @@ def test_the_layer_computes_in_float32_under_any_policy(policy, dtype, exports):
 @pytest.mark.parametrize("dtype", ["int32", "int64", "bool"])
 def test_images_of_other_types_are_refused(dtype, exports):
     layer = load_encoder(exports[0] / "affine")
-    with pytest.raises(UserError, match=rf"floats in \[0, 1\] or of uint8.*received {dtype}"):
+    with pytest.raises(UserError, match=rf"uint8 in \[0, 255\] or floats in .*received {dtype}"):
         layer(IMAGES.astype(dtype))
 
 

@@ -290,3 +290,19 @@ def test_a_folder_of_any_name_holds_prepared_sets(place, tmp_path):
     assert source.num_examples == COUNT and len(source.labels) == COUNT
     with pytest.raises(UserError, match=r"is not prepared.*There are: odd_place/1\.0\.0"):
         open_source("mnist", data_dir)
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_transparent_images_are_the_same_in_memory_and_by_record(channels, tmp_path):
+    prepare(str(tmp_path), "transparent", shape=(6, 7, 4))
+    held, read = (
+        open_source("transparent", str(tmp_path), channels=channels, cache=cache)
+        for cache in ("on", "off")
+    )
+    assert held.images is not None and read.images is None
+    for index in range(3):
+        np.testing.assert_array_equal(held.images[index], read.load(tf.constant(index, tf.int64)))
+    if channels == 3:  # Blended over white, not cut off.
+        alpha = pixels("train", 0, channels=4)[..., 3:] / 255
+        blended = pixels("train", 0, channels=4)[..., :3] * alpha + 255 * (1 - alpha)
+        np.testing.assert_allclose(held.images[0], blended, atol=1)

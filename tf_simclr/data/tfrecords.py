@@ -19,6 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tf_simclr.data import tfds_features
+from tf_simclr.data.decoding import decode
 from tf_simclr.errors import UserError, unknown_name
 
 _THREADS = 16
@@ -104,12 +105,10 @@ class PreparedSet:
         contents = batches.map(lambda batch: batch[self._image]).unbatch()
         shape = [*self.image_shape[:2], channels]
 
-        def decode(image):
-            # Not `decoding.decode`: TFDS has written these, as JPEG or PNG; no care is needed.
-            image = tf.io.decode_image(image, channels=channels, expand_animations=False)
-            return tf.ensure_shape(image, shape)
+        def load(image):
+            return tf.ensure_shape(decode(image, channels), shape)
 
-        decoded = contents.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        decoded = contents.map(load, num_parallel_calls=tf.data.AUTOTUNE)
         images = np.empty([self.num_examples, *shape], np.uint8)
         batches = decoded.batch(_BATCH).prefetch(tf.data.AUTOTUNE)
         _fill(images, (batch.numpy() for batch in batches), "Decoding into memory")

@@ -20,6 +20,7 @@ from tf_simclr.export.exportable import (
     log_left_out,
 )
 from tf_simclr.models.encoders import endpoint_tensors
+from tf_simclr.models.inputs import to_float
 
 gfile = tf.io.gfile
 
@@ -113,7 +114,7 @@ def load_encoder(directory) -> tf.keras.layers.Layer:
 
     class KerasLayer(hub.KerasLayer):  # The name by which saved models ask for the class.
         def call(self, inputs, training=None):
-            return super().call(_as_float32(inputs), training=training)
+            return super().call(to_float(inputs), training=training)
 
     try:
         layer = KerasLayer(directory, trainable=True, name="encoder", dtype="float32")
@@ -122,18 +123,6 @@ def load_encoder(directory) -> tf.keras.layers.Layer:
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"the encoder in {directory} cannot be loaded: {error}") from error
     return layer
-
-
-def _as_float32(images) -> tf.Tensor:
-    images = tf.convert_to_tensor(images)
-    if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) * (1.0 / 255.0)
-    if not images.dtype.is_floating:
-        raise UserError(
-            "the encoder takes images of floats in [0, 1] or of uint8 in [0, 255]; received "
-            f"{images.dtype.name}."
-        )
-    return tf.cast(images, tf.float32)
 
 
 def _write(found: Exportable, directory: str, proportion: float | None, more: dict) -> None:
@@ -178,7 +167,7 @@ def _write_saved_model(found: Exportable, endpoints, directory: str, proportion:
     @tf.function(input_signature=[pixels])
     def serve_uint8(images):
         if size is None:
-            floats = _as_float32(images)
+            floats = to_float(images)
         else:
             floats = center_crop_resize(images, size, proportion)
         return {"embedding": root.__call__(floats, training=False)}

@@ -151,7 +151,11 @@ class Images:
 
 
 def to_float(images) -> tf.Tensor:
-    """Images as encoders take them: uint8 [0, 255] to float32 [0, 1]; floats keep their values."""
+    """Images as encoders take them: uint8 [0, 255] to float32 [0, 1]; floats keep their values.
+
+    Raises:
+      UserError: another dtype.
+    """
     images = tf.convert_to_tensor(images)
     if images.dtype == tf.uint8:
         return tf.cast(images, tf.float32) * (1.0 / 255.0)
@@ -215,7 +219,7 @@ def _check_images(what: str, images, expected) -> None:
 def _check_dtype(what: str, dtype) -> None:
     if dtype != tf.uint8 and not dtype.is_floating:
         raise UserError(
-            f"{what} must be uint8 in 0 to 255 or floats in 0 to 1; received {dtype.name}."
+            f"{what} must be uint8 in [0, 255] or floats in [0, 1]; received {dtype.name}."
         )
 
 
