@@ -124,7 +124,7 @@ def test_what_cannot_be_the_label_is_refused(data_dir, name, label, message):
     ("label", "message"), [("depth", "are from -5 to 54"), ("key", "are from 0 to 59000000")]
 )
 def test_numbers_that_are_no_classes_are_refused(data_dir, limit, label, message):
-    with pytest.raises(UserError, match=f"--label={label}: its numbers {message}"):
+    with pytest.raises(UserError, match=f"--label={label}: its values {message}"):
         require_labels(open_source("odd", data_dir, label=label))
 
 
