@@ -224,7 +224,7 @@ def test_links_out_are_passed_over_and_told(linked, caplog):
     caplog.clear()
     followed = open_source("folder", str(linked), follow_links=True)
     assert values(followed) == [1, 9, 9, 2, 9, 9] and followed.class_names == ("a", "b", "c")
-    assert "link(s)" not in caplog.text and "counts: .txt 1." in caplog.text
+    assert "link(s)" not in caplog.text and "Skipped: .txt 1." in caplog.text
 
 
 def test_splits_that_lead_out_are_none(linked, tmp_path):
