@@ -39,3 +39,10 @@ def piece(contents, place, size):
     place = tf.minimum(place, tf.cast(tf.strings.length(contents), tf.int64))
     size = tf.constant(size, tf.int64) if isinstance(size, int) else tf.maximum(size, 0)
     return tf.strings.substr(contents, place, size)
+
+
+def contains(contents, word):
+    """Whether a word stands anywhere in a file, bool scalar; the word must not be a pattern."""
+    # Of TensorFlow's string operations, only the replacement searches for plain text fast.
+    without = tf.strings.regex_replace(contents, word, "", replace_global=False)
+    return tf.strings.length(without) < tf.strings.length(contents)

@@ -10,6 +10,8 @@ import functools
 import tensorflow as tf
 
 from tf_simclr.data import headers
+from tf_simclr.data.gif import gif_frame
+from tf_simclr.data.png import is_plain_png, png_facts, png_size
 
 MAX_BYTES = 500_000_000  # Of a file, which is read into memory whole: larger ones are called bad.
 MAX_PIXELS = (
@@ -20,7 +22,7 @@ _BMP_KIND = "a BMP that is compressed, or stores its colours in another order"
 _WHITE = 255  # What transparent pixels show, as on most pages of the web.
 
 
-@tf.autograph.experimental.do_not_convert  # It has nothing to convert, which takes long.
+@tf.autograph.experimental.do_not_convert  # Nothing to convert, and finding that out takes long.
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     """Decodes one image; of an animation, the first frame.
 
@@ -60,8 +62,9 @@ def _apart(function, channels):
 
 
 @functools.cache
-def _traced_once(function, channels, _):
-    """Kept, as tracing takes long and every data set asks for it."""
+def _traced_once(function, channels, max_pixels):
+    """Kept, as tracing takes long and every data set asks for it; the graph holds `max_pixels`."""
+    del max_pixels
     function = functools.partial(function, channels=channels)
     attributes = {"_noinline": True}
     return tf.function(function, autograph=False, experimental_attributes=attributes)
@@ -82,33 +85,28 @@ def _decode_jpeg(contents, channels):
 
 def _decode_other(contents, channels):
     """Any but a plain JPEG."""
-    kind = headers.format_of(contents)
-
-    def others():
-        decoders = [_decode_image, _decode_image, _decode_png, _decode_gif, _decode_bmp]
-        branches = [functools.partial(_apart(f, channels), contents) for f in decoders]
-        return tf.switch_case(kind, branches)
-
-    return tf.cond(kind == headers.JPEG, lambda: _decode_annotated_jpeg(contents, channels), others)
+    # By `format_of`; decode_image says what is wrong with other formats.
+    decoders = [_decode_image, _decode_jpeg_with_exif, _decode_png, _decode_gif, _decode_bmp]
+    branches = [functools.partial(_apart(f, channels), contents) for f in decoders]
+    return tf.switch_case(headers.format_of(contents), branches)
 
 
-def _decode_annotated_jpeg(contents, channels):
-    image = _decode_jpeg(contents, channels)
-    facts = headers.jpeg_facts(contents)
-    return tf.cond(facts.annotated, lambda: _upright(image, facts.orientation()), lambda: image)
+def _decode_jpeg_with_exif(contents, channels):
+    image, orientation = _decode_jpeg(contents, channels), headers.jpeg_orientation(contents)
+    return tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
 
 
 def _decode_png(contents, channels):
     return tf.cond(
-        headers.is_plain_png(contents),
-        lambda: _decode_image(_bounded(contents, headers.png_size(contents)), channels),
+        is_plain_png(contents),
+        lambda: _decode_image(_bounded(contents, png_size(contents)), channels),
         lambda: _apart(_decode_special_png, channels)(contents),
     )
 
 
 def _decode_special_png(contents, channels):
-    facts = headers.png_facts(contents)
-    contents = _bounded(contents, facts.size)
+    contents = _bounded(contents, png_size(contents))
+    facts = png_facts(contents)
 
     def special():
         rgba = tf.cond(
@@ -154,7 +152,7 @@ def _over_white(rgba):
 
 
 def _decode_gif(contents, channels):
-    frame = headers.gif_frame(contents)
+    frame = gif_frame(contents)
     file = _bounded(frame.file, frame.canvas)
     image = _decode_image(file, 3)
     around = frame.canvas - frame.place - tf.shape(image, tf.int64)[:2]

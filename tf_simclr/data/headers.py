@@ -5,29 +5,20 @@ Any file may be damaged: bytes beyond its end read as zeros, and every loop has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_simclr.data.binary import either, numbers, piece
+from tf_simclr.data.binary import contains, either, numbers, piece
 from tf_simclr.data.exif import exif_orientation
 from tf_simclr.data.gif import gif_frame
+from tf_simclr.data.png import png_facts
 
 _MAGIC = (b"", b"\xff\xd8", b"\x89P", b"GI", b"BM")
 JPEG, PNG, GIF, BMP = range(1, 5)
 
-# Limits for loops over what a file repeats; encoders stay far below them.
-_MAX_SEGMENTS = 500  # Of a JPEG: an ICC profile takes up to 255.
-_MAX_CHUNKS = 100_000  # Of a PNG: an encoder may write one for every 8 KiB.
-
-# How most JPEGs begin, in words of 16 bits by their place: start of image, a JFIF segment of 16
-# bytes, quantization tables.
-_PLAIN_JPEG = {0: 0xFFD8, 1: 0xFFE0, 2: 16, 10: 0xFFDB}
-_PIXELS = int.from_bytes(b"IDAT", "big")
-_CHUNKS = (b"eXIf", b"sBIT", b"tRNS")  # Of a PNG: those that are looked for.
-_FIRST_SEGMENTS = 4
-_LENGTH = [False, True, False, False, False]  # Of the words of a segment, which one is its length.
+_MAX_SEGMENTS = 500  # Of a JPEG; encoders stay far below: an ICC profile takes up to 255.
+_LENGTH = [False, True, False, False, False]  # Which of a segment's words is its length.
 
 
 def format_of(contents: tf.Tensor) -> tf.Tensor:
@@ -37,45 +28,12 @@ def format_of(contents: tf.Tensor) -> tf.Tensor:
 
 
 def is_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    """Whether this is a JPEG without EXIF data: bool scalar; False also where that is not certain.
+    """Whether this is a JPEG that cannot have EXIF data, bool scalar.
 
-    Most JPEGs have no metadata before their tables, which the first bytes show; EXIF data behind
-    the tables, where they do not belong, are ignored. In the other JPEGs "Exif" is searched for,
-    which takes less time than a walk through the segments.
+    A search for "Exif" costs a tenth of a walk through the segments; only JPEGs with the word in
+    them need the walk.
     """
-    jpeg = tf.strings.substr(contents, 0, 2) == _MAGIC[JPEG]
-    return tf.cond(
-        _begins_with_tables(contents),
-        lambda: tf.constant(True),
-        lambda: jpeg & ~_holds(contents, "Exif"),
-    )
-
-
-def is_plain_png(contents: tf.Tensor) -> tf.Tensor:
-    """Whether a PNG's pixels need no change: bool scalar; False also where that is not certain.
-
-    The chunks that could say otherwise stand before the pixels, but for EXIF data, which may
-    stand behind them.
-    """
-    colours = numbers(contents, 25, 1, tf.uint8)[0]
-    pixels_first = piece(contents, 37, 4) == b"IDAT"
-    opaque = (colours == 0) | (colours == 2)  # Grey and RGB.
-    return opaque & pixels_first & ~_holds(contents, "eXIf")
-
-
-def _holds(contents, word):
-    """Whether a word stands anywhere in a file. Only a replacement searches without a pattern."""
-    without = tf.strings.regex_replace(contents, word, "", replace_global=False)
-    return tf.strings.length(without) < tf.strings.length(contents)
-
-
-def _begins_with_tables(contents):
-    words = tf.io.decode_raw(
-        tf.strings.substr(contents, 0, 22), tf.uint16, little_endian=False, fixed_length=22
-    )
-    expected = tf.constant([_PLAIN_JPEG.get(i, 0) for i in range(11)], tf.uint16)
-    ignored = tf.constant([i not in _PLAIN_JPEG for i in range(11)])
-    return tf.reduce_all((words == expected) | ignored)
+    return (tf.strings.substr(contents, 0, 2) == _MAGIC[JPEG]) & ~contains(contents, "Exif")
 
 
 class ImageFacts(NamedTuple):
@@ -95,7 +53,7 @@ class ImageFacts(NamedTuple):
     deep: tf.Tensor
 
 
-@tf.autograph.experimental.do_not_convert  # It has nothing to convert, which takes long.
+@tf.autograph.experimental.do_not_convert  # Nothing to convert, and finding that out takes long.
 def image_facts(contents: tf.Tensor) -> ImageFacts:
     """Reads the header of an image file, a scalar string, without decoding.
 
@@ -106,10 +64,7 @@ def image_facts(contents: tf.Tensor) -> ImageFacts:
 
     def jpeg():
         size = tf.cast(tf.image.extract_jpeg_shape(contents)[:2], tf.int64)
-        facts = jpeg_facts(contents)
-        annotated = facts.annotated & ~is_plain_jpeg(contents)  # As `decode` has it.
-        one = tf.constant(1, tf.int64)
-        orientation = tf.cond(annotated, facts.orientation, lambda: one)
+        orientation = jpeg_orientation(contents)
         return [_turned(size, orientation), orientation > 1, no, no]
 
     def png():
@@ -141,141 +96,41 @@ def _turned(size, orientation):
     return tf.where(orientation > 4, size[::-1], size)
 
 
-class JpegFacts(NamedTuple):
-    """What the segments of a JPEG say.
+def jpeg_orientation(contents: tf.Tensor) -> tf.Tensor:
+    """The EXIF orientation of a JPEG (ITU-T T.81, annex B; CIPA DC-008), int64 scalar from 1 to 8.
 
-    Attributes:
-      annotated: whether EXIF data may be there, bool; False: `orientation` is 1.
-      orientation: a function that returns it as an int64 scalar from 1 to 8; 1 where no EXIF data
-        are, or damaged ones.
+    EXIF data stand in an APP1 segment before the tables. 1, upright, if there are none.
     """
-
-    annotated: tf.Tensor
-    orientation: Callable[[], tf.Tensor]
-
-
-def jpeg_facts(contents: tf.Tensor) -> JpegFacts:
-    """Looks at the first segments of a JPEG; `orientation` then at more where it must."""
-    place = tf.constant(2, tf.int64)
-    segments = [[place, _segment(contents, place)]]
-    # Without a loop, which costs more: few images have more segments in front of their tables.
-    for _ in range(_FIRST_SEGMENTS - 1):
-        segments.append(_next_segment(contents, *segments[-1]))
-    places, heads = map(tf.stack, zip(*segments))
-    exif = _is_exif(heads)
-
-    def orientation():
-        at = tf.argmax(exif)  # The first; 0 where none is.
-        place, head = tf.cond(
-            tf.reduce_any(exif),
-            lambda: [places[at], heads[at]],
-            lambda: _find_exif(contents, places[-1], heads[-1]),
-        )
-        value = exif_orientation(piece(contents, place + 10, head[1] - 8))
-        return either(_is_exif(head), value, 1)
-
-    return JpegFacts(tf.reduce_any(exif) | _is_metadata(heads[-1]), orientation)
-
-
-def _find_exif(contents, place, head):
-    """Place and head of the next segment with EXIF data; other ones where there is none."""
-    return tf.while_loop(
-        lambda place, head: _is_metadata(head) & ~_is_exif(head),
-        lambda place, head: _next_segment(contents, place, head),
-        [place, head],
+    offset = tf.constant(2, tf.int64)
+    offset, head = tf.while_loop(
+        lambda offset, head: _is_metadata(head) & ~_is_exif(head),
+        lambda offset, head: _next_segment(contents, offset, head),
+        [offset, _segment(contents, offset)],
         maximum_iterations=_MAX_SEGMENTS,
     )
+    orientation = exif_orientation(piece(contents, offset + 10, head[1] - 8))
+    return either(_is_exif(head), orientation, 1)
 
 
-def _segment(contents, place):
+def _segment(contents, offset):
     """Marker, length, and the first six bytes of a segment's data, as words: int64 [5]."""
-    return numbers(contents, place, 5, tf.uint16)
+    return numbers(contents, offset, 5, tf.uint16)
 
 
-def _next_segment(contents, place, head):
-    # A marker may be preceded by any number of bytes 0xFF.
-    place += either(head[0] == 0xFFFF, 1, 2 + head[1])
-    return [place, _segment(contents, place)]
+def _next_segment(contents, offset, head):
+    # Any number of bytes 0xFF may stand before a marker.
+    offset += either(head[0] == 0xFFFF, 1, 2 + head[1])
+    return [offset, _segment(contents, offset)]
 
 
 def _is_metadata(head):
-    """Whether the segment is one for applications, a comment, or fills up space."""
+    """Whether a segment is for applications (APP0 to APP15), a comment, or fills up space."""
     return (head[0] >= 0xFFE0) & ((head[0] < 0xFFF0) | (head[0] >= 0xFFFE))
 
 
-def _is_exif(heads):
-    """Of words [..., 5]."""
-    return tf.reduce_all((heads == [0xFFE1, 0, 0x4578, 0x6966, 0]) | _LENGTH, axis=-1)  # "Exif"
-
-
-class PngFacts(NamedTuple):
-    """What the chunks of a PNG say.
-
-    Attributes:
-      size: height and width as stored, int64 [2].
-      orientation: a function that returns it, by EXIF, as an int64 scalar from 1 to 8.
-      plain: whether `orientation` is 1, `transparent` False and `significant` is `bits`, bool.
-      transparent: whether there is an alpha channel or a transparent colour, bool.
-      bits: of a sample, int64: 1, 2, 4, 8 or 16.
-      significant: how many of those carry information, int64.
-    """
-
-    size: tf.Tensor
-    orientation: Callable[[], tf.Tensor]
-    plain: tf.Tensor
-    transparent: tf.Tensor
-    bits: tf.Tensor
-    significant: tf.Tensor
-
-
-def png_size(contents: tf.Tensor) -> tf.Tensor:
-    """Height and width as stored, int64 [2]."""
-    return numbers(contents, 16, 2, tf.int32)[::-1]
-
-
-def png_facts(contents: tf.Tensor) -> PngFacts:
-    """Walks through the chunks of a PNG, all of them: EXIF may stand behind the pixels."""
-    bits, colours = tf.unstack(numbers(contents, 24, 2, tf.uint8))
-    names = tf.constant([int.from_bytes(name, "big") for name in _CHUNKS], tf.int64)
-
-    def head(place):
-        """Length and name."""
-        return numbers(contents, place, 2, tf.int32)
-
-    def step(place, current, found):
-        found = tf.where(names == current[1], place, found)
-        # Chunks of pixels are many, of the same size but for the last: they are passed in one leap
-        # where that ends at such a chunk.
-        size = 12 + current[0]
-        leap = place + tf.maximum((end - place) // size, 1) * size
-        pixels = (current[1] == _PIXELS) & (head(leap)[1] == _PIXELS)
-        place = tf.where(pixels, leap, place + size)
-        return [place, head(place), found]
-
-    end = tf.cast(tf.strings.length(contents), tf.int64)
-    first = tf.constant(8, tf.int64)
-    _, _, found = tf.while_loop(
-        lambda place, current, found: current[1] > 0,  # 0: the end.
-        step,
-        [first, head(first), tf.zeros_like(names)],
-        maximum_iterations=_MAX_CHUNKS,
-    )
-    exif, bits_used, transparency = tf.unstack(found)  # Where each begins; 0: nowhere.
-
-    def data(place):
-        return piece(contents, place + 8, either(place > 0, head(place)[0], 0))
-
-    significant = tf.reduce_max(numbers(data(bits_used), 0, 4, tf.uint8))
-    lacking = (significant > 0) & (significant < bits)
-    transparent = (colours == 4) | (colours == 6) | (transparency > 0)
-    return PngFacts(
-        png_size(contents),
-        lambda: exif_orientation(data(exif)),
-        ~(transparent | lacking | (exif > 0)),
-        transparent,
-        bits,
-        tf.where(lacking, significant, bits),
-    )
+def _is_exif(head):
+    """Whether a segment is APP1 and its data begin with "Exif"; its length does not matter."""
+    return tf.reduce_all((head == [0xFFE1, 0, 0x4578, 0x6966, 0]) | _LENGTH)
 
 
 class BmpFacts(NamedTuple):
