@@ -11,7 +11,8 @@ from tf_simclr.data.folder import ImageFolder
 from tf_simclr.data.image_source import Source, array_source
 from tf_simclr.data.in_memory import in_memory
 from tf_simclr.data.splits import parse_split, slice_rows
-from tf_simclr.data.tfrecords import PreparedSet, find_builder
+from tf_simclr.data.tfds_builders import find_builder
+from tf_simclr.data.tfrecords import PreparedSet
 from tf_simclr.errors import UserError, unknown_name
 
 __all__ = ["MEMORY_LIMIT", "Source", "array_source", "find_bad_images", "in_memory", "open_source"]

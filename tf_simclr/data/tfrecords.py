@@ -1,4 +1,4 @@
-"""Prepared TensorFlow Datasets (TFDS): found on disk, read without a network and without writing.
+"""Prepared TensorFlow Datasets (TFDS), read without a network and without writing.
 
 Sets whose images are of one size and fit are decoded into memory; of larger ones the place of every
 record is noted, and records are read one by one, in any order.
@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import struct
-import sys
-from collections.abc import Sequence
 from concurrent import futures
 
 import numpy as np
@@ -20,7 +17,7 @@ from tqdm import tqdm
 
 from tf_simclr.data import tfds_features
 from tf_simclr.data.decoding import decode
-from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.errors import UserError
 
 _THREADS = 16
 _BATCH = 256
@@ -42,7 +39,7 @@ class PreparedSet:
         """Looks at the metadata.
 
         Args:
-          builder: from `find_builder`.
+          builder: from `tfds_builders.find_builder`.
           split: a split, with slices as TFDS has them.
           label: the feature that is the label; "": the usual one, if there is one.
 
@@ -163,38 +160,6 @@ class PreparedSet:
         )
 
 
-def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] = ()):
-    """Finds a prepared data set on disk; its code need not be registered, nothing is downloaded.
-
-    Args:
-      name: name, name/config or name:version.
-      data_dir: where prepared sets lie, or one such set's own folder; None: TFDS's default.
-      others: names that are no TFDS sets, to offer for a misspelt one.
-
-    Returns:
-      A read-only `tfds.core.DatasetBuilder`.
-
-    Raises:
-      UserError: unknown or not prepared.
-    """
-    import tensorflow_datasets as tfds
-
-    if data_dir:
-        data_dir = os.path.expanduser(data_dir)
-        if tf.io.gfile.exists(os.path.join(data_dir, "dataset_info.json")):
-            builder = tfds.builder_from_directory(data_dir)
-            if builder.name != _base(name):
-                raise UserError(f"data_dir={data_dir!r} holds {builder.name!r}, not {name!r}.")
-            return builder
-    place = data_dir or tfds.core.constants.DATA_DIR
-    known = tfds.list_builders(with_community_datasets=False)
-    try:
-        # Not `tfds.builder`: for a set it does not find it asks the network.
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
-    except ValueError as error:  # Also not found.
-        raise _not_opened(name, place, known, others, error) from error
-
-
 def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
     """Where records of a TFRecord file begin, from their headers alone.
 
@@ -227,43 +192,6 @@ def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
                 offsets[record - skip] = position
             position = following
     return offsets
-
-
-def _not_opened(name, place, known, others, error):
-    if _base(name) not in known and os.path.isdir(name):
-        return UserError(
-            f"unknown data set {name!r}; there is a folder of that name. To read its images: "
-            f"--dataset=folder --data_dir={name}"
-        )
-    if type(error) is ValueError:  # Its first line: TFDS explains at length what a name is.
-        reason = str(error).strip().split("\n")[0]
-        return UserError(f"the data set {name!r} cannot be opened: {reason}")
-    literally = re.sub(r"([*?\[\\])", r"\\\1", place)
-    there = sorted(
-        os.path.relpath(os.path.dirname(path), place)
-        for depth in ("*/*", "*/*/*")
-        for path in tf.io.gfile.glob(os.path.join(literally, depth, "dataset_info.json"))
-    )
-    if _base(name) not in known:
-        return unknown_name("data set", name, {*known, *others, *map(_base, there)})
-    prepared = f" There are: {', '.join(there[:8])}." if there else ""
-    return UserError(
-        f"the data set {name!r} is not prepared in {place!r}.{prepared} To download and prepare "
-        f"it: {_tfds_command()} build {name} --data_dir={place}"
-    )
-
-
-def _tfds_command():
-    """How this environment's `tfds` is called, which need not be on PATH."""
-    command = os.path.join(os.path.dirname(sys.executable), "tfds")
-    if not os.path.exists(command):
-        return "tfds"
-    here = os.path.relpath(command)
-    return command if here.startswith("..") else here
-
-
-def _base(name):
-    return name.split("/")[0].split(":")[0]
 
 
 def _shards(info, split):
