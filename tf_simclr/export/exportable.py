@@ -17,14 +17,15 @@ from absl import logging
 
 from tf_simclr.checkpoints.harmless import check_config
 from tf_simclr.errors import UserError, brief
-from tf_simclr.models.batch_norm import plain_copy, plain_form
+from tf_simclr.models.batch_norm import layers_of, plain_copy, plain_form
 from tf_simclr.models.encoder_interface import encoder_shapes, is_functional, trace_on_images
 
 KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
 
 _PROBE_SIDE = 224  # Where neither the encoder nor the caller fixes a size.
-# The largest difference of two h, relative to the largest entry of h: kernels differ slightly, half
-# precision rounds.
+_KNOWN_MODULES = ("keras.src.layers.", "keras.src.engine.", "keras_cv.")
+# The largest difference of two h, relative to the largest entry of h. Kernels differ slightly; half
+# precision rounds at every layer, and a copy that leaves something out is as a rule off by more.
 _TOLERANCE, _MIXED_TOLERANCE = 1e-2, 0.5
 _PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
@@ -45,8 +46,7 @@ class ReusableEncoder(tf.train.Checkpoint):
         self.trainable_variables = list(model.trainable_variables)
         self.regularization_losses = []
         # Keras' `losses` would add those of the last images that the model was called with.
-        layers = (model, *model.submodules)
-        penalties = [loss for layer in layers for loss in getattr(layer, "_callable_losses", ())]
+        penalties = [loss for layer in layers_of(model) for loss in layer._callable_losses]
         if penalties:
             self.regularization_losses = [
                 tf.function(lambda: tf.add_n([penalty() for penalty in penalties]), [])
@@ -144,17 +144,14 @@ def has_known_layers_only(encoder: tf.keras.Model) -> bool:
     """
     if not is_functional(encoder):
         return False
-    layers = [m for m in encoder.submodules if isinstance(m, tf.keras.layers.Layer)]
-    known = all(
-        type(layer).__module__.startswith(("keras.src.layers.", "keras.src.engine.", "keras_cv."))
-        and type(layer).__name__ != "TFOpLambda"
-        for layer in layers
-    )
+    for kind in {type(layer) for layer in layers_of(encoder)}:
+        if not kind.__module__.startswith(_KNOWN_MODULES) or kind.__name__ == "TFOpLambda":
+            return False
     try:
-        check_config(tf.keras.saving.serialize_keras_object(encoder) if known else [])
+        check_config(tf.keras.saving.serialize_keras_object(encoder))
     except Exception:  # Functions of the caller, as activations for example.
         return False
-    return known
+    return True
 
 
 def log_left_out(left_out: dict[str, str]) -> None:
@@ -265,8 +262,7 @@ def _traced(model, taken: tuple, image_size: int | None) -> tuple[ReusableEncode
 
 
 def _is_mixed(encoder) -> bool:
-    layers = [m for m in (encoder, *encoder.submodules) if isinstance(m, tf.keras.layers.Layer)]
-    return any(layer.compute_dtype != layer.variable_dtype for layer in layers)
+    return any(layer.compute_dtype != layer.variable_dtype for layer in layers_of(encoder))
 
 
 def _h_of(function, images) -> np.ndarray:

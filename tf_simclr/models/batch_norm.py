@@ -58,8 +58,13 @@ def _fused(layer) -> bool | None:
 
 def batch_norm_layers(model: tf.keras.layers.Layer) -> list[tf.keras.layers.BatchNormalization]:
     """Every BatchNormalization below `model`, the layers inside layers included."""
-    modules = [model, *model.submodules]
-    return [m for m in modules if isinstance(m, tf.keras.layers.BatchNormalization)]
+    return [x for x in layers_of(model) if isinstance(x, tf.keras.layers.BatchNormalization)]
+
+
+def layers_of(model: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
+    """`model` and every layer below it, parents before their children."""
+    modules = (model, *model.submodules)
+    return [module for module in modules if isinstance(module, tf.keras.layers.Layer)]
 
 
 @contextlib.contextmanager
@@ -69,8 +74,7 @@ def plain_form(model: tf.keras.Model) -> Iterator[None]:
     With every layer trainable, `model.weights` has the same order for every copy of a model.
     """
     norms = [(norm, {k: getattr(norm, k) for k in _SWITCHES}) for norm in batch_norm_layers(model)]
-    # Parents come before their children, as setting `trainable` sets it for all layers below.
-    layers = [m for m in (model, *model.submodules) if isinstance(m, tf.keras.layers.Layer)]
+    layers = layers_of(model)
     trainable = [layer.trainable for layer in layers]
     try:
         synchronize_batch_norm(model, False)
@@ -80,6 +84,7 @@ def plain_form(model: tf.keras.Model) -> Iterator[None]:
         for norm, switches in norms:
             for name, value in switches.items():
                 setattr(norm, name, value)
+        # Parents come first: setting `trainable` sets it for all layers below.
         for layer, value in zip(layers, trainable):
             layer.trainable = value
 
@@ -118,8 +123,8 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
 
 def _classes(model) -> dict[str, type]:
     """The classes of a model's layers that Keras does not find by itself, by name."""
-    layers = [m for m in (model, *model.submodules) if isinstance(m, tf.keras.layers.Layer)]
-    return {type(layer).__name__: type(layer) for layer in layers if not _is_found(type(layer))}
+    classes = {type(layer) for layer in layers_of(model)}
+    return {kind.__name__: kind for kind in classes if not _is_found(kind)}
 
 
 def _is_found(layer_class: type) -> bool:

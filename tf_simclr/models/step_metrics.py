@@ -74,12 +74,12 @@ class StepMetrics:
             "uniformity": (losses.uniformity(z_a[:_WATCHED_ROWS]), spread),
             "effective_rank": (losses.effective_rank(z_a[:_WATCHED_ROWS]), spread),
         }
-        for name, (value, counts) in observed.items():
+        for name, (value, defined) in observed.items():
             if self._finite_only:
-                counts = tf.math.is_finite(value) & counts
+                defined = tf.math.is_finite(value) & defined
             weight = None
-            if counts is not True:
-                value, weight = tf.where(counts, value, 0.0), tf.cast(counts, tf.float32)
+            if defined is not True:
+                value, weight = tf.where(defined, value, 0.0), tf.cast(defined, tf.float32)
             self.means[name].update_state(value, sample_weight=weight)
 
     def update_probe(self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> None:
