@@ -70,7 +70,7 @@ FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
         (["--mode=finetune"], "--mode=finetune needs --init_from"),
         (["--mode=knn_eval", "--workdir=empty"], "no encoder at 'empty'"),
         (["--workdir="], "--workdir is needed"),
-        (["--workdir=~nobody_here/x"], "~nobody_here is nobody's home folder"),
+        (["--workdir=~nobody_here/x"], "~nobody_here names no home folder"),
         (["--warmup_epochs=-0.5"], "--warmup_epochs must be at least 0, or -1"),
         (
             ["--mode=linear_eval", "--workdir=run", "--labels_per_class=1,5000"],

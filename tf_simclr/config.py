@@ -7,29 +7,16 @@ else. Standard library only. Config stops at `tasks/`: below that, keyword argum
 from __future__ import annotations
 
 import dataclasses
-import glob
+import operator
 import os
 from typing import Any
 
 from tf_simclr.errors import UserError
 from tf_simclr.modes import MODES
+from tf_simclr.paths import is_folder_path, may_be_same_place
 from tf_simclr.settings import check, group
 
 DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
-
-
-def is_folder_path(dataset: str) -> bool:
-    """Whether `--dataset` is the path of a folder of images, not the name of a data set.
-
-    A bare word never is, or it would mean something else in another directory. A name with a slash
-    can also be a TFDS name/config, whose folder can lie in the current directory: it has versions.
-    """
-    if dataset.startswith(("/", "./", "../", "~")) or dataset in (".", "..") or "://" in dataset:
-        return True
-    if "/" not in dataset or not os.path.isdir(dataset):
-        return False
-    prepared = os.path.join(glob.escape(dataset), "*", "dataset_info.json")
-    return not glob.glob(prepared)
 
 
 _run = group("Run", alters_run=False)
@@ -77,14 +64,14 @@ class Config:
     keep_checkpoint_max: int = _run(5, "How many checkpoints to keep.", low=1)
     max_run_time: float = _run(
         0.0,
-        "Minutes after which the run saves and stops, with exit code 75; the same command goes on "
-        "with it. 0: no limit.",
+        "Minutes after which the run saves and stops, with exit code 75; the same command resumes "
+        "it. 0: no limit.",
         low=0,
         once=True,
     )
     allow_changes: bool = _run(
         False,
-        "Go on with the run in --workdir although settings, images or architecture differ: what "
+        "Resume the run in --workdir although settings, images or architecture differ: what "
         "fits of its checkpoint is restored.",
         once=True,
     )
@@ -300,7 +287,7 @@ class Config:
         for field in dataclasses.fields(self):
             now = getattr(self, field.name)
             before = saved.get(field.name, field.default)  # Of a run older than the setting.
-            same = _same_place if field.metadata["path"] else _equal
+            same = may_be_same_place if field.metadata["path"] else operator.eq
             if saved and field.metadata["alters_run"] and not same(before, now):
                 changed[field.name] = (before, now)
         if saved.get("mode", self.mode) != self.mode:
@@ -308,18 +295,4 @@ class Config:
         return changed
 
 
-def _same_place(before: str, now: str) -> bool:
-    """Whether a path that a run has recorded may be `now`: it is the same, or has been moved.
-
-    If nothing exists at `before`, it was moved or is relative to another folder. Then the
-    fingerprint in the checkpoints' manifest decides whether the images are the same.
-    """
-    if not before or not now or "://" in before:
-        return before == now
-    if not os.path.isabs(before) or not os.path.exists(before):
-        return True
-    return os.path.realpath(before) == os.path.realpath(now)
-
-
-def _equal(before: Any, now: Any) -> bool:
-    return before == now
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}

@@ -5,20 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+BAD_REQUEST = 2  # Exit code of `UserError`.
+STOPPED = 75  # Exit code of `Stopped`; EX_TEMPFAIL of sysexits.h: try again.
+
 
 class UserError(ValueError):
     """A mistake in what the user asked for, said in a message that stands alone.
 
-    The binary prints it as one line and exits with 2; everything else is a bug and keeps its
-    traceback. It is a `ValueError`, so library users need not know of it.
+    The binary prints it as one line and exits with `BAD_REQUEST`; everything else is a bug and
+    keeps its traceback. It is a `ValueError`, so library users need not know of it.
     """
 
 
-STOPPED = 75  # Exit code of `Stopped`; EX_TEMPFAIL of sysexits.h: try again.
-
-
 class Stopped(Exception):
-    """The run ended before it was done, and the same command goes on with it: asked to, or because
+    """The run ended before it was done, and the same command resumes it: it was asked to stop, or
     another host was lost. The binary prints the message and exits with `STOPPED`."""
 
 

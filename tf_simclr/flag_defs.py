@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any
 
 from absl import flags
 
-from tf_simclr.config import Config, is_folder_path
+from tf_simclr.config import FIELDS, Config
 from tf_simclr.errors import UserError
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
 from tf_simclr.modes import MODES
+from tf_simclr.paths import at_home, is_folder_path
+from tf_simclr.settings import meaning
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # A number of steps that a run has recorded gives way to epochs on the command line.
 _IN_EPOCHS = {"train_steps": "train_epochs", "checkpoint_steps": "checkpoint_epochs"}
 _ASKED = ("dataset", "image_size")  # Without them an encoder is judged on images of another kind.
@@ -27,13 +27,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "float": flags.DEFINE_float,
         "bool": flags.DEFINE_bool,
     }
-    for field in dataclasses.fields(Config):
-        help = field.metadata["help"]
-        if field.metadata["choices"]:
-            help += " One of: " + ", ".join(field.metadata["choices"]) + "."
-        define[field.type](
-            field.name, field.default, help, flag_values=flag_values, module_name="tf_simclr"
-        )
+    placed = {"flag_values": flag_values, "module_name": "tf_simclr"}
+    for name, field in FIELDS.items():
+        define[field.type](name, field.default, meaning(field), **placed)
 
 
 def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -74,44 +70,23 @@ def _parsed(argv, flag_values):
         OSError,
     ) as error:  # A flagfile that is no text, or endless.
         raise flags.Error(f"the flags cannot be read: {error}") from error
-    for name, field in _FIELDS.items():
+    for name, field in FIELDS.items():
         if field.metadata["path"]:
-            flag_values[name].value = _at_home(name, flag_values[name].value)
+            flag_values[name].value = at_home(flag_values[name].value, f"--{name}")
     return left
-
-
-def _at_home(name: str, path: str) -> str:
-    """A path with "~" replaced. The shell leaves it in `--workdir=~/x`.
-
-    Raises:
-      UserError: nobody known here is meant; or a folder called "~" is, which versions that did not
-        know "~" have made.
-    """
-    at_home = os.path.expanduser(path)
-    if path.startswith("~") and (at_home == path or os.path.exists(path)):
-        why = "is nobody's home folder" if at_home == path else "is also a folder here"
-        raise UserError(
-            f"--{name}={path}: {path.split('/')[0]} {why}. For the folder of that name write "
-            f"./{path}, for a home folder its whole path."
-        )
-    return at_home
 
 
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
     """The flags as a checked Config; the only way from flags into the package."""
-    return Config(
-        **{field.name: flag_values[field.name].value for field in dataclasses.fields(Config)}
-    )
+    return Config(**{name: flag_values[name].value for name in FIELDS})
 
 
 def flag_table() -> str:
     """Every flag as a Markdown table; README holds it, and a test holds README to it."""
     rows = ["| flag | default | what |", "|---|---|---|"]
-    for field in dataclasses.fields(Config):
+    for name, field in FIELDS.items():
         default = f"`{field.default}`" if field.default != "" else ""
-        choices = field.metadata["choices"]
-        help = field.metadata["help"] + (f" One of {', '.join(choices)}." if choices else "")
-        rows.append(f"| `--{field.name}` | {default} | {help} |")
+        rows.append(f"| `--{name}` | {default} | {meaning(field)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -145,14 +120,14 @@ def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]
         return "", {}
     run = settings_of_run(workdir) if mode.resumes and workdir else {}
     if run and run.get("mode") == mode.resumes:
-        return workdir, {n: v for n, v in run.items() if not _FIELDS[n].metadata["once"]}
+        return workdir, {n: v for n, v in run.items() if not FIELDS[n].metadata["once"]}
     encoder = flag_values.init_from or ("" if mode.trains else workdir)
     if not mode.inherits or not encoder:
         return "", {}
     settings = {
         name: value
         for name, value in settings_of_encoder(encoder).items()
-        if _FIELDS[name].metadata["group"] in mode.inherits
+        if FIELDS[name].metadata["group"] in mode.inherits
     }
     _ask(flag_values, settings, encoder)
     return encoder, settings
@@ -178,7 +153,7 @@ def _ask(flag_values: flags.FlagValues, settings: dict[str, Any], encoder: str) 
 def _check_places(settings: dict[str, Any], origin: str) -> None:
     """Raises UserError for a recorded path that is relative to a folder we are not in."""
     for name, value in settings.items():
-        if not _FIELDS[name].metadata["path"] or not value or "://" in value:
+        if not FIELDS[name].metadata["path"] or not value or "://" in value:
             continue
         there = os.path.exists(value) or os.path.exists(value + ".index")
         if not os.path.isabs(value) and not there:

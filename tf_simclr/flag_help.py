@@ -8,10 +8,11 @@ import os
 import sys
 import textwrap
 
-from tf_simclr.config import Config
+from tf_simclr.config import FIELDS
+from tf_simclr.errors import BAD_REQUEST
 from tf_simclr.modes import MODES
+from tf_simclr.settings import meaning
 
-NO_ARGUMENTS = 2  # Exit code, as of other mistakes of the user.
 _SHORT = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
 _FULL = ("--helpfull", "-helpfull")
 # What most people set; the others have a default that is right for most.
@@ -45,13 +46,12 @@ def answer_help(argv: list[str]) -> int | None:
     text = _full_help(program) if full else _short_help(program)
     with contextlib.suppress(BrokenPipeError):  # For example from `| head`.
         print(text, file=sys.stdout if argv[1:] else sys.stderr, flush=True)
-        return 0 if argv[1:] else NO_ARGUMENTS
+        return 0 if argv[1:] else BAD_REQUEST
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end.
     return 0
 
 
 def _short_help(program: str) -> str:
-    fields = {field.name: field for field in dataclasses.fields(Config)}
     return "\n".join(
         [
             "SimCLR: pretrain an image encoder on unlabelled images, evaluate it, export it.",
@@ -62,7 +62,7 @@ def _short_help(program: str) -> str:
             *(_entry(name, mode.help, column=16) for name, mode in MODES.items()),
             "",
             "Common flags (--helpfull lists all):",
-            *(_entry(f"--{name}", _meaning(fields[name]), column=22) for name in _OFTEN_SET),
+            *(_entry(f"--{name}", _with_default(FIELDS[name]), column=22) for name in _OFTEN_SET),
             _entry("--flagfile", "Read flags from a file, one per line (see flags/).", column=22),
             "",
             "Examples:",
@@ -74,17 +74,16 @@ def _short_help(program: str) -> str:
 def _full_help(program: str) -> str:
     lines = [_short_help(program)]
     group = None
-    for field in dataclasses.fields(Config):
+    for name, field in FIELDS.items():
         if field.metadata["group"] != group:
             group = field.metadata["group"]
             lines += ["", f"{group}:"]
-        lines.append(_entry(f"--{field.name}", _meaning(field), column=34))
+        lines.append(_entry(f"--{name}", _with_default(field), column=34))
     return "\n".join(lines)
 
 
-def _meaning(field: dataclasses.Field) -> str:
-    choices = field.metadata["choices"]
-    text = field.metadata["help"] + (f" One of {', '.join(choices)}." if choices else "")
+def _with_default(field: dataclasses.Field) -> str:
+    text = meaning(field)
     return text if field.default == "" else f"{text} Default: {field.default}."
 
 

@@ -6,11 +6,9 @@ import dataclasses
 import os
 from typing import Any
 
-from tf_simclr.config import Config
+from tf_simclr.config import FIELDS, Config
 from tf_simclr.errors import UserError
 from tf_simclr.settings import check
-
-_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
 def recorded(config: Config) -> dict[str, Any]:
@@ -19,7 +17,7 @@ def recorded(config: Config) -> dict[str, Any]:
     Paths are absolute, so that they hold in any working directory; --workdir is left out, so that
     a run's folder can be moved.
     """
-    settings = {name: _recorded(field, getattr(config, name)) for name, field in _FIELDS.items()}
+    settings = {name: _recorded(field, getattr(config, name)) for name, field in FIELDS.items()}
     del settings["workdir"]
     return settings
 
@@ -56,7 +54,7 @@ def from_flagfile(text: str, file: str = "flags.resolved") -> dict[str, Any]:
     for line in text.split("\n"):
         name, equals, value = line.rstrip("\r").partition("=")
         name = name[2:]
-        if line.startswith("--") and equals and name in _FIELDS:
+        if line.startswith("--") and equals and name in FIELDS:
             settings[name] = _parsed(name, value, file)
     return settings
 
@@ -72,16 +70,16 @@ def from_json(settings: Any, file: str) -> dict[str, Any]:
       UserError: they are not an object, or a value is not of its setting's type.
     """
     if not isinstance(settings, dict):
-        raise UserError(f"{file} has {settings!r} in the place of settings; bring it back.")
+        raise UserError(f"{file} has {settings!r} in the place of settings; restore the file.")
     return {
         name: _parsed(name, str(value), file)
         for name, value in settings.items()
-        if name in _FIELDS and value is not None
+        if name in FIELDS and value is not None
     }
 
 
 def _parsed(name: str, value: str, file: str) -> Any:
-    kind = _FIELDS[name].type
+    kind = FIELDS[name].type
     try:
         return _PARSERS[kind](value)
     except (ValueError, KeyError):

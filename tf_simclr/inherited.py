@@ -93,7 +93,7 @@ def _json(path: str) -> dict[str, Any]:
             return content
     except (ValueError, RecursionError):
         pass
-    raise UserError(f"{path} is not a JSON object; bring it back.")
+    raise UserError(f"{path} is not a JSON object; restore the file.")
 
 
 def _text(path: str) -> str:

@@ -16,11 +16,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 
 from tf_simclr import flag_defs
-from tf_simclr.errors import STOPPED, Stopped, UserError, printable
+from tf_simclr.errors import BAD_REQUEST, STOPPED, Stopped, UserError, printable
 from tf_simclr.flag_help import answer_help
 from tf_simclr.modes import MODES
 
-USER_ERROR = 2  # Exit code of a mistake that the message tells how to mend.
 INTERRUPTED = 130  # Of SIGINT, where nothing is to be saved; the shell's 128 + 2.
 
 
@@ -78,7 +77,7 @@ def _main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
 
 def _told(error: Exception) -> int:
     print(f"error: {_printable_lines(str(error))}", file=sys.stderr)
-    return USER_ERROR
+    return BAD_REQUEST
 
 
 class _Formatter(std_logging.Formatter):

@@ -51,6 +51,12 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def meaning(field: dataclasses.Field) -> str:
+    """What a setting means, and what it may be."""
+    choices = field.metadata["choices"]
+    return field.metadata["help"] + (f" One of {', '.join(choices)}." if choices else "")
+
+
 def group(name: str, **defaults: Any):
     """A `setting` for the fields of a group, with the group's own defaults."""
 
