@@ -63,7 +63,7 @@ def check_stopped(folder, number, seed, whole):
     assert "Traceback" not in process.said()
     said = process.said().splitlines()[-1]
     step = int(said.split("stopped at step ")[1].split()[0])
-    assert f"{number.name} was received. The same command again goes on" in said
+    assert f"{number.name} was received. The same command resumes" in said
     assert (folder / "w" / "checkpoints" / f"ckpt-{step}.index").exists()
     assert steps_logged(folder / "w") == step  # At the step in work, not at the next checkpoint.
     run(folder / "w", folder / "log")

@@ -65,8 +65,8 @@ def _without_pattern(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         if _GLOB & set(scratch):
             raise UserError(
-                f"the folder for temporary files, {scratch}, has one of *?[\\ in its name, from "
-                "where TensorFlow cannot read a checkpoint. Set TMPDIR to another folder."
+                f"the folder for temporary files, {scratch}, has one of *?[\\ in its name; "
+                "TensorFlow reads no checkpoints there. Set TMPDIR to another folder."
             )
         for file in _files_of(path, "."):
             target = os.path.join(scratch, "ckpt" + file[len(path) :])

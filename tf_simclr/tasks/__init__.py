@@ -11,7 +11,7 @@ def run(config, strategy) -> None:
 
     Raises:
       UserError: a mistake of the user's, or another run is in the workdir.
-      Stopped: the run was asked to stop, or lost a host; the same command goes on with it.
+      Stopped: the run was asked to stop, or lost a host; the same command resumes it.
     """
     from tf_simclr.distribute import is_chief
     from tf_simclr.tasks.hosts import stopping_when_one_is_lost

@@ -47,7 +47,7 @@ class Guard:
         message = (
             f"{trouble.what}, since step {trouble.since} or before. The last checkpoint from then: "
             f"{good}. {trouble.advice}: in a new --workdir, with --init_from=<that checkpoint> or "
-            "from the start. --on_trouble=warn goes on regardless."
+            "from the start. --on_trouble=warn continues regardless."
         )
         if self._on_trouble == "stop":
             raise UserError(message)

@@ -18,7 +18,7 @@ HANGING_AFTER = (
     600.0  # Seconds that a step may take; the first, with tracing and compiling, thrice.
 )
 _ANSWER = 5.0  # Seconds in which the others say what they are at.
-_GO_ON = "The last checkpoint is kept; the same command on all hosts goes on from it."
+_GO_ON = "The last checkpoint is kept; the same command on all hosts resumes from it."
 # What a collective operation raises when a host is gone.
 _LOST = (
     tf.errors.UnavailableError,

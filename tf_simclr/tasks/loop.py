@@ -114,7 +114,7 @@ def train(
                 why = stop.reason or "another host was asked to stop"
                 raise Stopped(
                     f"stopped at step {saved_step} of {plan.total_steps}, which is saved: {why}. "
-                    "The same command again goes on from there."
+                    "The same command resumes from there."
                 )
     return metrics
 

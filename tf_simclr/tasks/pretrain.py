@@ -28,7 +28,7 @@ _VIEWS_SHOWN = 8
 
 
 def run(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Pretrains, or goes on with the run in --workdir; then exports the encoder.
+    """Pretrains, or resumes the run in --workdir; then exports the encoder.
 
     Raises:
       UserError: a mistake in the settings or the data; what was saved before stays.
@@ -190,7 +190,7 @@ def check_same_step(strategy, step: int) -> None:
     mean = strategy.reduce(tf.distribute.ReduceOp.MEAN, tf.constant(float(step)), axis=None)
     if float(mean) != step:
         raise UserError(
-            f"this host goes on from step {step}, others from another: --workdir must be storage "
+            f"this host resumes at step {step}, others at another step: --workdir must be storage "
             "that all hosts see."
         )
 

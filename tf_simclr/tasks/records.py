@@ -82,18 +82,18 @@ def check_same_run(checkpoints: str, source, allow_changes: bool = False) -> Non
         fingerprint = saved.get("dataset", {}).get("fingerprint")
         computed = dict(saved.get("versions", {}))
     except (ValueError, AttributeError, TypeError, RecursionError, tf.errors.OpError) as error:
-        raise UserError(f"{path} cannot be read ({error}); bring it back, or remove it.") from error
+        raise UserError(f"{path} cannot be read ({error}); restore it, or remove it.") from error
     if fingerprint not in (None, source.fingerprint):
         message = (
             f"the images of {source.name!r} are not those that the run in {checkpoints} was "
             f"trained on (fingerprint {source.fingerprint}, was {fingerprint}): files were added, "
-            "removed or changed, or an older version of tf_simclr read the folder differently (it "
-            "did not read .jfif and .jpe, read the folders of systems such as @eaDir, and knew "
-            "fewer names of splits)"
+            "removed or changed. Or the run is of an older version of tf_simclr, which did not "
+            "read .jfif and .jpe files, read system folders such as @eaDir, and knew fewer names "
+            "of split folders"
         )
         if not allow_changes:
             raise UserError(
-                f"{message}. Bring the files back, use another --workdir, or pass --allow_changes "
+                f"{message}. Restore the files, use another --workdir, or pass --allow_changes "
                 "to continue with the images that are there now."
             )
         logging.warning("%s; continuing with the current images.", message)

@@ -56,7 +56,7 @@ class Workdir:
                 if not config.allow_changes:
                     raise UserError(
                         f"--workdir={self.path} holds another run: {list_}. Use another --workdir, "
-                        "the old settings to go on with that run, or --allow_changes."
+                        "the old settings to resume that run, or --allow_changes."
                     )
                 logging.warning("Going on with other settings: %s.", list_)
         elif gfile.exists(self / "checkpoints") and not config.allow_changes:
@@ -144,7 +144,7 @@ class Workdir:
                 return result
         except (ValueError, RecursionError):
             pass
-        raise UserError(f"{path} is no JSON object; bring it back, or remove it.")
+        raise UserError(f"{path} is no JSON object; restore it, or remove it.")
 
 
 def write_atomically(path: str, contents: str | bytes) -> None:
@@ -179,7 +179,7 @@ def telling_what_is_full():
         if isinstance(error, OSError) or "space" in message:
             raise UserError(
                 f"a file cannot be written or read: {message}. What was saved before is kept; the "
-                "same command goes on from it."
+                "same command resumes from it."
             ) from error
         raise UserError(
             f"out of memory: {message[:200] or 'no more to be had'}. "
