@@ -6,32 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.optim.cases import as_variables, draw_gradients, draw_start, take_step
 from tests.reference.lars import lars_step
 from tests.reference.schedules import warmup_cosine
 from tf_simclr.errors import UserError
 from tf_simclr.optim.lars import LARS, lars_update
 from tf_simclr.optim.schedules import WarmupCosine
-
-SHAPES = ((3, 4), (4,), (2, 2, 3, 5), (), (5, 1))  # kernel, bias, convolution, scalar, kernel
-
-
-def _start(seed: int = 0) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [np.asarray(rng.normal(size=shape), np.float32) for shape in SHAPES]
-
-
-def _gradients(steps: int, seed: int = 1) -> list[list[np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    return [[np.asarray(rng.normal(size=s), np.float32) for s in SHAPES] for _ in range(steps)]
-
-
-def _variables(values) -> list[tf.Variable]:
-    return [tf.Variable(value, name=f"v{i}") for i, value in enumerate(values)]
-
-
-def _apply(optimizer, gradients, variables) -> None:
-    optimizer.apply_gradients(zip([tf.constant(g) for g in gradients], variables))
-
 
 # eta 0.1, momentum 0.5, weight decay 0.1, learning rates 1, 2, 0.5. By hand, for the kernel:
 # 1: g' = (2.7, 3.6) + 0.3, 0.4 = (3, 4);       trust = 0.1 * 5 / 5;     v = (0.3, 0.4)
@@ -61,7 +41,7 @@ def test_three_steps_by_hand_of_the_optimizer():
     optimizer = LARS(1.0, HAND_MOMENTUM, HAND_DECAY, HAND_ETA)
     for lr, g, weights, bias_now in zip(HAND_RATES, HAND_GRADIENTS, HAND_WEIGHTS, HAND_BIAS):
         optimizer.learning_rate = lr
-        _apply(optimizer, [np.float32(g), np.float32([0.5, -1.0])], [kernel, bias])
+        take_step(optimizer, [np.float32(g), np.float32([0.5, -1.0])], [kernel, bias])
         np.testing.assert_allclose(kernel, weights, rtol=1e-6)
         np.testing.assert_allclose(bias, bias_now, rtol=1e-6)
     assert int(optimizer.iterations) == 3
@@ -78,15 +58,15 @@ def test_defaults():
 def test_a_hundred_steps_through_warmup(weight_decay, momentum, eta, graph):
     peak, warmup, total = 1.5, 20, 100
     settings = {"momentum": momentum, "weight_decay": weight_decay, "eta": eta}
-    variables = _variables(_start())
+    variables = as_variables(draw_start())
     optimizer = LARS(WarmupCosine(peak, warmup, total), **settings)
     optimizer.build(variables)
     step_once = lambda gradients: optimizer.apply_gradients(zip(gradients, variables))  # noqa: E731
     step_once = tf.function(step_once) if graph else step_once
 
-    expected = [w.astype(np.float64) for w in _start()]
+    expected = [w.astype(np.float64) for w in draw_start()]
     buffers = [np.zeros_like(w) for w in expected]
-    for step, gradients in enumerate(_gradients(100)):
+    for step, gradients in enumerate(draw_gradients(100)):
         step_once([tf.constant(g) for g in gradients])
         lr = warmup_cosine(step, peak, warmup, total)
         for i, g in enumerate(gradients):
@@ -101,7 +81,7 @@ def test_a_hundred_steps_through_warmup(weight_decay, momentum, eta, graph):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize("zero", ["weights", "gradient", "both"])
 def test_zero_norms(zero, weight_decay):
-    w = np.zeros((2, 3), np.float32) if zero != "gradient" else _start()[0][:2, :3]
+    w = np.zeros((2, 3), np.float32) if zero != "gradient" else draw_start()[0][:2, :3]
     g = np.zeros((2, 3), np.float32) if zero != "weights" else np.full((2, 3), 0.5, np.float32)
     settings = {"momentum": 0.9, "weight_decay": weight_decay, "eta": 0.001}
     v = np.full((2, 3), 0.25, np.float32)
@@ -114,10 +94,10 @@ def test_zero_norms(zero, weight_decay):
 
 
 def test_tiny_and_huge_gradients_keep_the_same_step_length():
-    w = tf.constant(_start()[0])
+    w = tf.constant(draw_start()[0])
     steps = []
     for scale in (1e-12, 1.0, 1e12):
-        g = tf.constant(_gradients(1)[0][0] * np.float32(scale))
+        g = tf.constant(draw_gradients(1)[0][0] * np.float32(scale))
         steps.append(lars_update(w, g, tf.zeros_like(w), 0.1, 0.9, 0.0, 0.001)[1])
     np.testing.assert_allclose(steps[0], steps[1], rtol=1e-4)
     np.testing.assert_allclose(steps[2], steps[1], rtol=1e-4)
@@ -130,37 +110,37 @@ def test_biases_and_norms_take_plain_momentum_whatever_their_name(shape):
         variable = tf.Variable(start, name=name)
         optimizer = LARS(0.1, momentum=0.5, weight_decay=10.0, eta=1e-6)
         for _ in range(2):
-            _apply(optimizer, [np.full(shape, 3.0, np.float32)], [variable])
+            take_step(optimizer, [np.full(shape, 3.0, np.float32)], [variable])
         np.testing.assert_allclose(variable, start - 0.3 - 0.45, rtol=1e-6)
 
 
 def test_kernels_adapt_whatever_their_name():
     for name in ("bias", "batch_normalization/gamma", "head_supervised/kernel"):
         variable = tf.Variable([[3.0, 4.0]], name=name)
-        _apply(LARS(1.0, eta=0.1), [np.float32([[30.0, 40.0]])], [variable])
+        take_step(LARS(1.0, eta=0.1), [np.float32([[30.0, 40.0]])], [variable])
         np.testing.assert_allclose(variable, [[2.7, 3.6]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("built_first", [True, False])
 def test_restored_run_continues_identically(tmp_path, built_first):
-    gradients = _gradients(12)
+    gradients = draw_gradients(12)
 
     def fresh(values):
-        return LARS(WarmupCosine(1.0, 4, 12), weight_decay=1e-2, eta=0.05), _variables(values)
+        return LARS(WarmupCosine(1.0, 4, 12), weight_decay=1e-2, eta=0.05), as_variables(values)
 
-    optimizer, variables = fresh(_start())
+    optimizer, variables = fresh(draw_start())
     for step in range(12):
         if step == 6:
             checkpoint = tf.train.Checkpoint(optimizer=optimizer, variables=variables)
             path = checkpoint.write(str(tmp_path / "middle"))
-        _apply(optimizer, gradients[step], variables)
+        take_step(optimizer, gradients[step], variables)
 
-    twin, twin_variables = fresh(_start(seed=9))
+    twin, twin_variables = fresh(draw_start(seed=9))
     if built_first:
         twin.build(twin_variables)
     status = tf.train.Checkpoint(optimizer=twin, variables=twin_variables).read(path)
     for step in range(6, 12):
-        _apply(twin, gradients[step], twin_variables)
+        take_step(twin, gradients[step], twin_variables)
     status.assert_consumed()
     assert int(twin.iterations) == 12
     for got, want in zip(twin_variables, variables):
@@ -177,9 +157,9 @@ def test_round_trips():
         assert isinstance(twin, LARS) and twin.name == "L"
         runs = []
         for one in (twin, optimizer.__class__.from_config(optimizer.get_config())):
-            variables = _variables(_start())
-            for gradients in _gradients(4):
-                _apply(one, gradients, variables)
+            variables = as_variables(draw_start())
+            for gradients in draw_gradients(4):
+                take_step(one, gradients, variables)
             runs.append([v.numpy() for v in variables])
         for got, want in zip(*runs):
             np.testing.assert_array_equal(got, want)
@@ -189,13 +169,13 @@ def test_round_trips():
 
 def test_compiled_is_the_same():
     def run(jit_compile):
-        variables = _variables(_start())
+        variables = as_variables(draw_start())
         optimizer = LARS(WarmupCosine(1.0, 2, 8), weight_decay=1e-2, eta=0.05)
         optimizer.build(variables)
         apply = tf.function(
             lambda g: optimizer.apply_gradients(zip(g, variables)), jit_compile=jit_compile
         )
-        for gradients in _gradients(8):
+        for gradients in draw_gradients(8):
             apply([tf.constant(g) for g in gradients])
         return variables
 
@@ -203,7 +183,7 @@ def test_compiled_is_the_same():
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
     pure = tf.function(lars_update, jit_compile=True)
-    w, g = (tf.constant(x) for x in (_start()[0], _gradients(1)[0][0]))
+    w, g = (tf.constant(x) for x in (draw_start()[0], draw_gradients(1)[0][0]))
     for got, want in zip(
         pure(w, g, 0.1 * g, 0.5, 0.9, 1e-2, 0.05),
         lars_step(w, g, 0.1 * g, lr=0.5, momentum=0.9, weight_decay=1e-2, eta=0.05),
