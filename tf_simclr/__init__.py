@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 # Each public name and its module, loaded when first asked for: TensorFlow takes seconds to import,
 # which `--help` or a mistyped flag should not.
 _HOMES = {
+    "LAMB": "optim.lamb",
     "LARS": "optim.lars",
     "NTXent": "losses",
     "ProjectionHead": "models.heads",
