@@ -12,6 +12,7 @@ import tensorflow as tf
 from tests.replicas import mirrored
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from, restore, variable_paths
 from tf_simclr.errors import UserError
+from tf_simclr.optim.lamb import LAMB
 
 IMAGES = np.random.default_rng(0).random([8, 9, 9, 3]).astype(np.float32)
 
@@ -37,11 +38,6 @@ def small_head():
     return head
 
 
-def lamb():
-    tfa = pytest.importorskip("tensorflow_addons")
-    return tfa.optimizers.LAMB(1e-2)
-
-
 def warming_up():
     schedule = tf.keras.optimizers.schedules.CosineDecay(0.1, 100)
     return tf.keras.optimizers.SGD(schedule, momentum=0.9)
@@ -50,7 +46,7 @@ def warming_up():
 OPTIMIZERS = {
     "sgd": warming_up,
     "adamw": lambda: tf.keras.optimizers.AdamW(1e-2),
-    "lamb": lamb,
+    "lamb": lambda: LAMB(1e-2),
 }
 
 
@@ -194,6 +190,39 @@ def test_whatever_does_not_fit_is_named_and_nothing_changes(saved):
     assert "2 in the model but not in the checkpoint:\n  probe/bias" in text
     assert "head/kernel: checkpoint [4, 3] float32" in text
     assert_same(state(wrong), before)
+
+
+def test_a_run_with_the_lamb_of_tensorflow_addons_is_refused(tmp_path, caplog):
+    tfa = pytest.importorskip("tensorflow_addons")
+    old = {**make_parts("lamb"), "optimizer": tfa.optimizers.LAMB(1e-2)}
+    learn(old, 2)
+    RunCheckpoints(tmp_path, manifest=manifest_of(old["encoder"]), **old).save(2)
+    names = [name for name, _ in tf.train.list_variables(str(tmp_path / "ckpt-2"))]
+    trained = old["encoder"].trainable_variables + old["head"].trainable_variables
+    assert sum("/.OPTIMIZER_SLOT/" in name for name in names) == 2 * len(trained)
+
+    new = make_parts("lamb")
+    run = RunCheckpoints(tmp_path, **new)
+    before = state(new)
+    with pytest.raises(UserError, match="does not fit; nothing was changed") as error:
+        run.restore_latest()
+    text = str(error.value)
+    assert "optimizer/_iterations: model [] int64" in text
+    assert "model [3, 3, 3, 4] float32 (m/stem/kernel:0)" in text
+    assert "kernel/.OPTIMIZER_SLOT/optimizer/m: checkpoint [3, 3, 3, 4] float32" in text
+    assert text.splitlines()[-1].startswith("An earlier version of tf_simclr began this run")
+    assert "pass --allow_changes" in text
+    assert_same(state(new), before)
+
+    with caplog.at_level("WARNING"):
+        assert run.restore_latest(allow_misfits=True) == 2
+    assert "28 are left as initialised: optimizer/_iterations, " in caplog.text
+    for name, value in state(new).items():
+        expected = before if name.startswith("optimizer/") else state(old)
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+    encoder = load_encoder_from(tmp_path)  # Not a matter of the optimiser.
+    np.testing.assert_array_equal(encoder(IMAGES), old["encoder"](IMAGES, training=False))
 
 
 def test_long_lists_are_cut(tmp_path):

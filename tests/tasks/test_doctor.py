@@ -134,7 +134,7 @@ def test_says_what_is_held_in_memory(settings, expected, tmp_path, capsys):
     assert report(capsys, **folder, **settings)["held"] == expected
 
 
-def test_counts_the_variables_of_a_legacy_optimizer():
+def test_counts_the_variables_of_the_optimizer():
     config = Config(**SMALL, optimizer="lamb")
     source = open_source("digits")
     need = doctor.Need.of(config, source, make_plan(config, source.num_examples))

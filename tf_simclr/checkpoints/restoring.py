@@ -15,7 +15,16 @@ from tf_simclr.checkpoints.files import steps_in
 from tf_simclr.checkpoints.reading import GRAPH, UNREADABLE, VALUE, Damaged, opened, unreadable
 from tf_simclr.errors import UserError
 
+# A legacy Keras optimiser stores its variables as slots of those it trains, for example
+# "encoder/layer_with_weights-0/kernel/.OPTIMIZER_SLOT/optimizer/m". None is used now, but
+# checkpoints of runs that earlier versions of tf_simclr trained with LAMB hold them.
 _SLOT = "/.OPTIMIZER_SLOT/"
+_LEGACY_LAMB = (
+    "An earlier version of tf_simclr began this run, with the LAMB of tensorflow-addons, whose "
+    "moments cannot be restored. Finish the run with that version, or pass --allow_changes to keep "
+    "the weights and start LAMB anew: moments of zero, and the learning rate from the first step "
+    "of its schedule."
+)
 _LISTED = 20  # Variables of each kind that an error names.
 
 
@@ -132,8 +141,7 @@ def parts_in(path: str) -> set[str]:
 def variable_paths(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
     """Every variable below `root`, by the name under which `root.write` stores it.
 
-    The name is the first path in breadth-first order; slot variables of legacy optimisers
-    (tensorflow-addons) hang below the variable they belong to.
+    The name is the first path in breadth-first order.
     """
     paths, queue = {id(root): ""}, collections.deque([root])
     nodes = []  # Keeps the nodes alive, and so their ids unique.
@@ -145,26 +153,14 @@ def variable_paths(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
                 name = name.replace(".", "..").replace("/", ".S")
                 paths[id(child)] = f"{paths[id(node)]}/{name}".lstrip("/")
                 queue.append(child)
-    variables = [node for node in nodes if isinstance(node, tf.Variable)]
-    found = {paths[id(variable)] + VALUE: variable for variable in variables}
-    for optimizer in nodes:
-        if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
-            for slot in optimizer.get_slot_names():
-                for variable in variables:
-                    value = _slot_of(optimizer, variable, slot)
-                    if value is not None:
-                        owner, by = paths[id(variable)], paths[id(optimizer)]
-                        found[f"{owner}{_SLOT}{by}/{slot}{VALUE}"] = value
-    return found
+    return {paths[id(node)] + VALUE: node for node in nodes if isinstance(node, tf.Variable)}
 
 
 def build_optimizers(parts: dict) -> None:
     """Makes the variables of optimisers that have none; the rule is in `RunCheckpoints`."""
     trained = []
     for part in parts.values():
-        if isinstance(part, tf.keras.optimizers.legacy.Optimizer):
-            part._create_all_weights(trained)  # It has no public build.
-        elif isinstance(part, tf.keras.optimizers.Optimizer):
+        if isinstance(part, tf.keras.optimizers.Optimizer):
             with strategy_of(trained).scope():
                 part.build(trained)
         else:
@@ -186,19 +182,12 @@ def _few(keys) -> str:
     return ", ".join(names + ["..."] * (len(keys) > _LISTED)) or "none"
 
 
-def _slot_of(optimizer, variable, name):
-    try:
-        return optimizer.get_slot(variable, name)
-    except KeyError:
-        return None
-
-
 def _kind_of(variable) -> tuple[list[int], str]:
     return variable.shape.as_list(), variable.dtype.base_dtype.name
 
 
 def _part_of(key: str) -> str:
-    """The part a variable belongs to; a slot variable belongs to its optimiser."""
+    """The part a variable belongs to; a slot belongs to its optimiser, not to its variable."""
     return key.split(_SLOT)[-1].split("/")[0]
 
 
@@ -211,16 +200,18 @@ def _refuse_misfits(path, report: RestoreReport, ignore: set[str], live: dict, s
             sides.append("model {} {} ({})".format(*_kind_of(live[key]), live[key].name))
         return f"  {key.removesuffix(VALUE)}: {', '.join(sides)}"
 
-    lines = []
+    lines, legacy = [], False
     for title, keys in (
         ("of another shape or dtype", report.mismatched),
         ("in the model but not in the checkpoint", report.missing),
         ("in the checkpoint but not in the model", report.unexpected),
     ):
         keys = [key for key in keys if _part_of(key) not in ignore]
+        legacy = legacy or any(_SLOT in key for key in keys)
         lines += [f"{len(keys)} {title}:"] if keys else []
         lines += [describe(key) for key in keys[:_LISTED]]
         lines += [f"  and {len(keys) - _LISTED} more"] if len(keys) > _LISTED else []
     if lines:
         head = f"checkpoint {path} does not fit; nothing was changed. Variables"
+        lines += [_LEGACY_LAMB] if legacy else []
         raise UserError("\n".join([head, *lines]))
