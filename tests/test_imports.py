@@ -112,6 +112,11 @@ def test_config_is_standard_library_only():
         assert top <= set(sys.stdlib_module_names if hasattr(sys, "stdlib_module_names") else top)
 
 
+def test_tensorflow_addons_is_for_tests_only():
+    users = [path for path in MODULES for name in imported(path) if "tensorflow_addons" in name]
+    assert not users
+
+
 def test_no_kitchen_sink():
     assert not {path.stem for path in MODULES} & {"utils", "util", "common", "misc", "helpers"}
 
