@@ -63,7 +63,7 @@ demo: .venv/ready ## pretrain on embedded digits, evaluate, export, report: minu
 	@echo "The report, open it in a browser:         $(DEMO_DIR)/report.html"
 	@echo "The encoder, a SavedModel and its card:   $(DEMO_DIR)/encoder/"
 
-test: .venv/ready ## the test suite: 10 to 20 minutes on 2 cores
+test: .venv/ready ## the test suite: 15 to 40 minutes on 2 cores
 	@$(PY) -m pytest -q --durations=15 --numprocesses=2 --dist=loadfile
 
 test-slow: .venv/ready ## the slow tests
