@@ -105,6 +105,7 @@ def test_config_is_standard_library_only():
         "errors.py",
         "flagfile.py",
         "modes.py",
+        "paths.py",
         "settings.py",
         "flag_help.py",
     ):

@@ -11,8 +11,9 @@ from tf_simclr.errors import UserError
 def is_folder_path(dataset: str) -> bool:
     """Whether `--dataset` is the path of a folder of images, not the name of a data set.
 
-    A bare word never is, or it would mean something else in another directory. A name with a slash
-    can also be a TFDS name/config, whose folder can lie in the current directory: it has versions.
+    A bare word is always a name: otherwise its meaning would depend on the current directory. A
+    name with a slash may be a TFDS name/config; a prepared set of that name in the current
+    directory is recognised by the versions in its folder.
     """
     if dataset.startswith(("/", "./", "../", "~")) or dataset in (".", "..") or "://" in dataset:
         return True
@@ -23,15 +24,15 @@ def is_folder_path(dataset: str) -> bool:
 
 
 def at_home(path: str, argument: str) -> str:
-    """Replaces "~" in a path, which the shell leaves in `--workdir=~/x`.
+    """Expands "~" in a path: in `--workdir=~/x` the shell leaves it as it is.
 
     Args:
       path: as given.
-      argument: what it was given for, for the message.
+      argument: the name of the argument, for the message.
 
     Raises:
-      UserError: there is no such home folder; or the path exists as it is, so that it is not clear
-        which one is meant (earlier versions made folders called "~").
+      UserError: there is no such home folder; or a folder is literally called "~", as earlier
+        versions made them, and either could be meant.
     """
     expanded = os.path.expanduser(path)
     if path.startswith("~") and (expanded == path or os.path.exists(path)):
@@ -44,10 +45,11 @@ def at_home(path: str, argument: str) -> str:
 
 
 def may_be_same_place(before: str, now: str) -> bool:
-    """Whether a path that a run has recorded may be `now`: it is the same, or has been moved.
+    """Whether a path recorded by a run may be the same place as `now`.
 
-    If nothing exists at `before`, it was moved or is relative to another folder. Then the
-    fingerprint in the checkpoints' manifest decides whether the images are the same.
+    If nothing exists at `before`, the folder was moved, or the path is relative to another current
+    directory. The fingerprint in the checkpoints' manifest then decides whether the images are the
+    same.
     """
     if not before or not now or "://" in before:
         return before == now

@@ -66,7 +66,7 @@ def _without_pattern(path: str) -> Iterator[str]:
         if _GLOB & set(scratch):
             raise UserError(
                 f"the folder for temporary files, {scratch}, has one of *?[\\ in its name; "
-                "TensorFlow reads no checkpoints there. Set TMPDIR to another folder."
+                "TensorFlow cannot read checkpoints there. Set TMPDIR to another folder."
             )
         for file in _files_of(path, "."):
             target = os.path.join(scratch, "ckpt" + file[len(path) :])

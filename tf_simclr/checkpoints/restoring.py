@@ -16,8 +16,8 @@ from tf_simclr.checkpoints.reading import GRAPH, UNREADABLE, VALUE, Damaged, ope
 from tf_simclr.errors import UserError
 
 # A legacy Keras optimiser stores its variables as slots of those it trains, for example
-# "encoder/layer_with_weights-0/kernel/.OPTIMIZER_SLOT/optimizer/m". None is used now, but
-# checkpoints of runs that earlier versions of tf_simclr trained with LAMB hold them.
+# "encoder/layer_with_weights-0/kernel/.OPTIMIZER_SLOT/optimizer/m". We use none, but earlier
+# versions of tf_simclr trained with the LAMB of tensorflow-addons, so their checkpoints have some.
 _SLOT = "/.OPTIMIZER_SLOT/"
 _LEGACY_LAMB = (
     "An earlier version of tf_simclr began this run, with the LAMB of tensorflow-addons, whose "
@@ -200,18 +200,18 @@ def _refuse_misfits(path, report: RestoreReport, ignore: set[str], live: dict, s
             sides.append("model {} {} ({})".format(*_kind_of(live[key]), live[key].name))
         return f"  {key.removesuffix(VALUE)}: {', '.join(sides)}"
 
-    lines, legacy = [], False
+    lines = []
     for title, keys in (
         ("of another shape or dtype", report.mismatched),
         ("in the model but not in the checkpoint", report.missing),
         ("in the checkpoint but not in the model", report.unexpected),
     ):
         keys = [key for key in keys if _part_of(key) not in ignore]
-        legacy = legacy or any(_SLOT in key for key in keys)
         lines += [f"{len(keys)} {title}:"] if keys else []
         lines += [describe(key) for key in keys[:_LISTED]]
         lines += [f"  and {len(keys) - _LISTED} more"] if len(keys) > _LISTED else []
     if lines:
         head = f"checkpoint {path} does not fit; nothing was changed. Variables"
-        lines += [_LEGACY_LAMB] if legacy else []
+        by_addons = any(_SLOT in key for key in report.unexpected if _part_of(key) not in ignore)
+        lines += [_LEGACY_LAMB] if by_addons else []
         raise UserError("\n".join([head, *lines]))

@@ -30,8 +30,8 @@ def format_of(contents: tf.Tensor) -> tf.Tensor:
 def is_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
     """Whether this is a JPEG that cannot have EXIF data, bool scalar.
 
-    A search for "Exif" costs a tenth of a walk through the segments; only JPEGs with the word in
-    them need the walk.
+    Searching for "Exif" is cheaper than walking through the segments, so only JPEGs that contain
+    the word are walked through.
     """
     return (tf.strings.substr(contents, 0, 2) == _MAGIC[JPEG]) & ~contains(contents, "Exif")
 
@@ -99,7 +99,7 @@ def _turned(size, orientation):
 def jpeg_orientation(contents: tf.Tensor) -> tf.Tensor:
     """The EXIF orientation of a JPEG (ITU-T T.81, annex B; CIPA DC-008), int64 scalar from 1 to 8.
 
-    EXIF data stand in an APP1 segment before the tables. 1, upright, if there are none.
+    EXIF data are in an APP1 segment before the tables. Without any the orientation is 1, upright.
     """
     offset = tf.constant(2, tf.int64)
     offset, head = tf.while_loop(
@@ -129,7 +129,7 @@ def _is_metadata(head):
 
 
 def _is_exif(head):
-    """Whether a segment is APP1 and its data begin with "Exif"; its length does not matter."""
+    """Whether a segment is APP1 and its data begin with "Exif"; whatever its length."""
     return tf.reduce_all((head == [0xFFE1, 0, 0x4578, 0x6966, 0]) | _LENGTH)
 
 

@@ -18,7 +18,7 @@ _CHUNKS = (b"eXIf", b"sBIT", b"tRNS")  # The ones that are looked for.
 def is_plain_png(contents: tf.Tensor) -> tf.Tensor:
     """Whether a PNG's pixels need no change, bool scalar; False also if that is not certain.
 
-    eXIf may follow the pixels; every other chunk that matters precedes them.
+    The chunks that matter come before the pixels, except eXIf, which may come after them.
     """
     colours = numbers(contents, 25, 1, tf.uint8)[0]
     pixels_first = piece(contents, 37, 4) == b"IDAT"
@@ -52,7 +52,7 @@ def png_size(contents: tf.Tensor) -> tf.Tensor:
 
 
 def png_facts(contents: tf.Tensor) -> PngFacts:
-    """Walks through the chunks of a PNG, all of them: EXIF may stand behind the pixels."""
+    """Walks through the chunks of a PNG, to the end: eXIf may come after the pixels."""
     bits, colours = tf.unstack(numbers(contents, 24, 2, tf.uint8))
     names = tf.constant([int.from_bytes(name, "big") for name in _CHUNKS], tf.int64)
 
@@ -62,8 +62,8 @@ def png_facts(contents: tf.Tensor) -> PngFacts:
 
     def step(place, current, found):
         found = tf.where(names == current[1], place, found)
-        # Chunks of pixels are many, of the same size but for the last: they are passed in one leap
-        # where that ends at such a chunk.
+        # Pixels are in many chunks, of one size except for the last. All of them are skipped in one
+        # leap, if the leap ends at another chunk of pixels.
         size = 12 + current[0]
         leap = place + tf.maximum((end - place) // size, 1) * size
         pixels = (current[1] == _PIXELS) & (head(leap)[1] == _PIXELS)

@@ -1,7 +1,4 @@
-"""Prepared TensorFlow Datasets (TFDS), found on disk; nothing is downloaded.
-
-A set's own code need not be registered.
-"""
+"""Finds prepared TensorFlow Datasets (TFDS) on disk, without downloading and without their code."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] =
     Args:
       name: name, name/config or name:version.
       data_dir: where prepared sets lie, or one such set's own folder; None: TFDS's default.
-      others: names that are no TFDS sets, to offer for a misspelt one.
+      others: names besides those of TFDS to suggest for a misspelt one.
 
     Returns:
       A read-only `tfds.core.DatasetBuilder`.
@@ -41,7 +38,7 @@ def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] =
     place = data_dir or tfds.core.constants.DATA_DIR
     known = tfds.list_builders(with_community_datasets=False)
     try:
-        # Not `tfds.builder`: for a set it does not find it asks the network.
+        # Not `tfds.builder`: it asks the network for a set that it does not find.
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
     except ValueError as error:  # Also not found.
         raise _not_opened(name, place, known, others, error) from error

@@ -24,8 +24,8 @@ KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
 
 _PROBE_SIDE = 224  # Where neither the encoder nor the caller fixes a size.
 _KNOWN_MODULES = ("keras.src.layers.", "keras.src.engine.", "keras_cv.")
-# The largest difference of two h, relative to the largest entry of h. Kernels differ slightly; half
-# precision rounds at every layer, and a copy that leaves something out is as a rule off by more.
+# The largest difference between two h, relative to the largest entry of h. Kernels differ slightly;
+# half precision rounds at every layer, so that there only a grossly different copy is noticed.
 _TOLERANCE, _MIXED_TOLERANCE = 1e-2, 0.5
 _PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 

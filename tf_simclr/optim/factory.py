@@ -53,12 +53,18 @@ def build_optimizer(
         optimizer = tf.keras.optimizers.SGD(
             learning_rate, momentum=momentum, nesterov=True, weight_decay=weight_decay or None
         )
+        _spare_vectors(optimizer, variables)
     else:
         optimizer = tf.keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
-    if name in ("momentum", "adamw"):  # Ours spare vectors by themselves.
-        optimizer.exclude_from_weight_decay(var_list=decay_sets(variables)[1])
+        _spare_vectors(optimizer, variables)
     optimizer.build(variables)
     return optimizer
+
+
+def _spare_vectors(optimizer, variables) -> None:
+    """Keeps Keras' weight decay from vectors; LARS and LAMB do so by themselves."""
+    _, spared = decay_sets(variables)
+    optimizer.exclude_from_weight_decay(var_list=spared)
 
 
 def decay_sets(variables: Sequence[tf.Variable]) -> tuple[list, list]:

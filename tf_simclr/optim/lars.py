@@ -49,8 +49,11 @@ class LARS(tf.keras.optimizers.Optimizer):
     Attributes:
       learning_rate: float or schedule.
       momentum: decay of the momentum buffer, in [0, 1).
-      weight_decay: coupled l2 coefficient, >= 0.
+      lars_weight_decay: the argument `weight_decay`, a coupled l2 coefficient, >= 0.
       eta: trust coefficient, > 0.
+
+    Raises:
+      UserError: an argument is out of its range.
     """
 
     def __init__(
@@ -68,8 +71,7 @@ class LARS(tf.keras.optimizers.Optimizer):
             raise UserError(f"weight_decay must be >= 0; received {weight_decay!r}.")
         if eta <= 0.0:
             raise UserError(f"eta must be positive; received {eta!r}.")
-        # Keras' own weight_decay is decoupled and would be applied a second time.
-        kwargs.pop("weight_decay", None)
+        # Keras' own weight decay is decoupled, and would come on top.
         super().__init__(name=name, weight_decay=None, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum

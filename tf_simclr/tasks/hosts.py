@@ -18,7 +18,7 @@ HANGING_AFTER = (
     600.0  # Seconds that a step may take; the first, with tracing and compiling, thrice.
 )
 _ANSWER = 5.0  # Seconds in which the others say what they are at.
-_GO_ON = "The last checkpoint is kept; the same command on all hosts resumes from it."
+_RESUME = "The last checkpoint is kept; the same command on all hosts resumes from it."
 # What a collective operation raises when a host is gone.
 _LOST = (
     tf.errors.UnavailableError,
@@ -48,7 +48,7 @@ def stopping_when_one_is_lost(strategy: tf.distribute.Strategy):
         named = [n for i, n in enumerate(names) if i != own and f"task:{i}" in error.message]
         who = " and ".join(named) or " or ".join(n for i, n in enumerate(names) if i != own)
         raise Stopped(
-            f"{who} was lost, so this host stops too; its own output says why. {_GO_ON} "
+            f"{who} was lost, so this host stops too; its own output says why. {_RESUME} "
             f"(TensorFlow: {message[:300]})"
         ) from error
 
@@ -115,5 +115,5 @@ class Watch:
             said.append(f"{name} {answer}")
         return (
             f"step {self._step} has not ended within {limit:.0f} seconds: {'; '.join(said)}. Look "
-            f"at a host that says nothing or waits for data. {_GO_ON}"
+            f"at a host that says nothing or waits for data. {_RESUME}"
         )

@@ -226,7 +226,7 @@ def _announce(config, source, plan: Plan, strategy, step):
         plan.steps_per_epoch,
         plan.peak_learning_rate,
         plan.warmup_steps,
-        f" Going on from step {step}." if step else "",
+        f" Resuming from step {step}." if step else "",
     )
     if source.channels != 3 and (config.color_jitter_strength or config.grayscale_probability):
         logging.info(

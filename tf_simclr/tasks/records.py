@@ -67,8 +67,8 @@ def card(config: Config, trained_on: str, method: str, results: dict) -> dict:
 def check_same_run(checkpoints: str, source, allow_changes: bool = False) -> None:
     """Compares what computes and what is computed on with the manifest of earlier checkpoints.
 
-    The batch of a step follows from the images' numbers, so a run cannot go on exactly with others.
-    Other versions are told and taken.
+    The batch of a step depends on the positions of the images in the set, so a run cannot resume
+    exactly with other images. Different versions of the software only cause a warning.
 
     Raises:
       UserError: the images are others and `allow_changes` is off; or the manifest is unreadable.

@@ -58,7 +58,7 @@ class Workdir:
                         f"--workdir={self.path} holds another run: {list_}. Use another --workdir, "
                         "the old settings to resume that run, or --allow_changes."
                     )
-                logging.warning("Going on with other settings: %s.", list_)
+                logging.warning("Resuming with other settings: %s.", list_)
         elif gfile.exists(self / "checkpoints") and not config.allow_changes:
             raise UserError(
                 f"--workdir={self.path} holds checkpoints but no flags.resolved that says whose. "
@@ -78,7 +78,7 @@ class Workdir:
             )
 
     def claim(self, config: Config) -> None:
-        """Makes the folder this run's, once it is known that the run can go on in it."""
+        """Makes the folder this run's, once it is known that the run can start or resume there."""
         if not self.writes:
             return
         try:
@@ -144,7 +144,7 @@ class Workdir:
                 return result
         except (ValueError, RecursionError):
             pass
-        raise UserError(f"{path} is no JSON object; restore it, or remove it.")
+        raise UserError(f"{path} is not a JSON object; restore it, or remove it.")
 
 
 def write_atomically(path: str, contents: str | bytes) -> None:
@@ -188,7 +188,7 @@ def telling_what_is_full():
 
 
 def _read(path: str) -> str:
-    """Raises UserError where a file is no text or cannot be read."""
+    """Raises UserError if a file is not text or cannot be read."""
     try:
         with gfile.GFile(path, "r") as file:
             return file.read()
