@@ -22,8 +22,8 @@ from benchmarks.large_batch import batch_of, step_of
 from benchmarks.memory import figures_of, peak_mib, resident_mib
 from benchmarks.timing import flags, report
 from tf_simclr.config import Config
+from tf_simclr.tasks import build
 from tf_simclr.tasks.doctor import Need
-from tf_simclr.tasks.plan import make_plan
 
 # Encoder, pixels, images in the batch, options of the step.
 CASES = {
@@ -48,7 +48,7 @@ def estimate_gib(encoder: str, size: int, images: int, options: dict) -> float:
         **options,
     )
     source = tf_simclr.array_source(np.zeros([images, 8, 8, 3], np.uint8))
-    need = Need.of(config, source, make_plan(config, images))
+    need = Need.of(config, source, build.plan_of(config, images, 1))
     return need.bytes(images, config.micro_batch_size or images) / 2**30
 
 

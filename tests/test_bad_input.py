@@ -69,7 +69,7 @@ FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
         (["--init_from=missing", *FINISHED], "no encoder at 'missing'"),
         (["--mode=finetune"], "--mode=finetune needs --init_from"),
         (["--mode=knn_eval", "--workdir=empty"], "no encoder at 'empty'"),
-        (["--workdir="], "--workdir is needed"),
+        (["--workdir="], "--mode=pretrain needs --workdir, the folder"),
         (["--workdir=~nobody_here/x"], "~nobody_here names no home folder"),
         (["--warmup_epochs=-0.5"], "--warmup_epochs must be at least 0, or -1"),
         (

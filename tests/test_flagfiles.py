@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 import numpy as np
@@ -12,6 +11,7 @@ from absl import flags
 
 from tf_simclr import flag_defs, tasks
 from tf_simclr.data import sources
+from tf_simclr.workdir import read_results
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
@@ -87,7 +87,7 @@ def test_runs_one_step(path, small_data, pretrained, tmp_path):
     if mode != "pretrain":
         arguments.append(f"--init_from={pretrained}")
     tasks.run(parse(*arguments), tf.distribute.OneDeviceStrategy("/cpu:0"))
-    assert mode in json.loads((tmp_path / "w" / "result.json").read_text())
+    assert mode in read_results(str(tmp_path / "w"))
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)

@@ -13,7 +13,8 @@ from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.flagfile import from_flagfile, to_flagfile
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
-from tf_simclr.tasks.records import card, manifest
+from tf_simclr.modes import MODES
+from tf_simclr.tasks import build
 
 RUN = Config(
     workdir="w",
@@ -97,7 +98,8 @@ def test_epochs_on_the_command_line_beat_recorded_steps(tmp_path):
 def test_a_new_workdir_has_the_defaults(mode, tmp_path):
     start = ["--init_from=nothing"] if mode == "finetune" else []
     config = parse(f"--mode={mode}", f"--workdir={tmp_path / 'w'}", *start)
-    assert differing(config, Config(workdir="w")) <= {"mode", "workdir", "init_from"}
+    own = MODES[mode].defaults
+    assert differing(config, Config(workdir="w", **own)) <= {"mode", "workdir", "init_from"}
 
 
 def test_the_doctor_sees_the_run_that_pretraining_would_resume(tmp_path):
@@ -135,14 +137,14 @@ def checkpoint(folder):
 
     encoder = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(2,))])
     os.makedirs(folder)
-    (folder / "manifest.json").write_text(json.dumps(manifest(RUN, _Named(), encoder)))
+    (folder / "manifest.json").write_text(json.dumps(build.manifest_of(RUN, _Named(), encoder)))
     (folder / "ckpt-6.index").write_bytes(b"")
 
 
 def export(folder, **more):
     """The card of an export, as tasks write it, and its .keras file."""
     os.makedirs(folder)
-    facts = {**card(RUN, "cifar10 (train)", "SimCLR", {}), "input": {"image_size": 32}, **more}
+    facts = {**build.card_of(RUN, "cifar10 (train)", "SimCLR"), "input": {"image_size": 32}, **more}
     facts = {name: value for name, value in facts.items() if value is not None}
     (folder / "card.json").write_text(json.dumps(facts))
     (folder / "encoder.keras").write_bytes(b"")
@@ -225,7 +227,7 @@ def test_an_encoder_that_is_not_there_is_not_asked_about(tmp_path, monkeypatch):
 
 def test_the_card_holds_nothing_of_the_machine():
     own = dataclasses.replace(RUN, data_dir="/data/photos", data_service="grpc://host:1")
-    settings = card(own, "", "", {})["settings"]
+    settings = build.card_of(own, "", "")["settings"]
     assert settings["dataset"] == "cifar10" and settings["image_size"] == 32
     assert not {"data_dir", "data_service", "workdir", "init_from"} & set(settings)
 
@@ -234,7 +236,7 @@ def test_the_folder_of_images_comes_from_the_run_around_an_export(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     own = dataclasses.replace(RUN, dataset="folder", data_dir=str(tmp_path))
     resolved(tmp_path / "w", own)
-    export(tmp_path / "w/encoder", **card(own, "", "", {}))
+    export(tmp_path / "w/encoder", **build.card_of(own, "", ""))
     config = parse("--mode=knn_eval", "--init_from=w/encoder", "--workdir=judged")
     assert config.data_dir == str(tmp_path)
     (tmp_path / "w/flags.resolved").unlink()

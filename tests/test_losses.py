@@ -15,7 +15,7 @@ from tests.replicas import mirrored
 from tf_simclr import losses
 from tf_simclr.errors import UserError
 from tf_simclr.losses import dense, negatives, streaming
-from tf_simclr.tasks.memory import peak_bytes
+from tf_simclr.training.memory import peak_bytes
 
 # keras-cv's own test of its SimCLRLoss, which is twice the paper's mean:
 # https://github.com/keras-team/keras-cv/blob/v0.9.0/keras_cv/losses/simclr_loss_test.py

@@ -373,7 +373,7 @@ def test_file_names_are_told_in_one_printable_line(tmp_path):
 
 def test_prints_are_printable(tmp_path, capsys):
     doctor._say("images", NASTY)
-    judging.conclude(Config(workdir=str(tmp_path)), "knn_eval", {}, ["kNN:", NASTY])
+    judging.tell(Config(workdir=str(tmp_path)), "knn_eval", {}, ["kNN:", NASTY])
     assert capsys.readouterr().out == f"images      {SHOWN}\nkNN:\n{SHOWN}\n"
 
 

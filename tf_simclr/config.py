@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from tf_simclr.errors import UserError
-from tf_simclr.modes import MODES
+from tf_simclr.modes import MODES, Mode
 from tf_simclr.paths import is_folder_path, may_be_same_place
 from tf_simclr.settings import check, group
 
@@ -128,7 +128,7 @@ class Config:
     crop_area_min: float = _views(0.08, "Least share of the image in a crop.", low=1e-3, high=1)
 
     encoder: str = _model("resnet50", "resnet18 ... resnet200, or the name of a keras-cv backbone.")
-    width_multiplier: float = _model(1.0, "Width of the ResNet.", low=0.01, high=64)
+    width_multiplier: float = _model(1.0, "Width of the ResNet.", low=1 / 64, high=64)
     sk_ratio: float = _model(0.0, "Selective kernels; 0.0625 as SimCLRv2; 0: none.", low=0)
     se_ratio: float = _model(0.0, "Squeeze and excitation; 0: none.", low=0)
     batch_norm_decay: float = _model(0.9, "Decay of the moving statistics.", low=0, high=1)
@@ -244,16 +244,9 @@ class Config:
                 )
             object.__setattr__(self, "data_dir", path)
             object.__setattr__(self, "dataset", "folder")
-        if not self.workdir and self.mode != "doctor":
-            raise UserError("--workdir is needed: the folder where the run keeps what it makes.")
         if self.dataset == "folder" and not self.data_dir:
             raise UserError("--dataset=folder needs --data_dir, the folder with the images.")
-        if self.mode == "finetune" and not self.init_from:
-            raise UserError("--mode=finetune needs --init_from, the pretraining run's workdir.")
-        if self.mode == "finetune" and self.precision != "float32":
-            raise UserError(
-                f"--mode=finetune computes in float32; received --precision={self.precision}."
-            )
+        self._check_mode(MODES[self.mode])
         if -1 < self.warmup_epochs < 0:
             raise UserError(
                 "--warmup_epochs must be at least 0, or -1 for 10 but at most a tenth of the run; "
@@ -267,6 +260,16 @@ class Config:
                 "nothing with --cache=off or --data_service: pass --cache_side=0."
             )
         self.label_counts()
+
+    def _check_mode(self, mode: Mode) -> None:
+        for name, what in mode.requires.items():
+            if not getattr(self, name):
+                raise UserError(f"--mode={self.mode} needs --{name}, {what}.")
+        for name, value in mode.only.items():
+            now = getattr(self, name)
+            if now != value:
+                shown = f"--{name}={value}" if value != "" else f"no --{name}"
+                raise UserError(f"--mode={self.mode} takes {shown} only; received {now!r}.")
 
     def label_counts(self) -> tuple[int | None, ...]:
         """`labels_per_class` as numbers; None stands for all."""

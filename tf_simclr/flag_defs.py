@@ -38,7 +38,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
     A training mode takes over what its run in --workdir has recorded, so that
     `--mode=pretrain --workdir=DIR` resumes it. The modes that judge a run (knn_eval, linear_eval,
     export) start from the settings of the run or the encoder that they judge, and fine-tuning from
-    its data and model settings. The command line overrides all of them.
+    its data and model settings, on top of the mode's own defaults. The command line overrides all.
 
     Args:
       argv: the program's name and its arguments.
@@ -92,7 +92,13 @@ def flag_table() -> str:
 
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
     """The settings that are taken over, without those on the command line, as arguments."""
-    origin, settings = _settings_before(flag_values)
+    if flag_values.mode not in MODES:  # Config says so.
+        return []
+    origin, settings = flag_values.workdir, _settings_resumed(flag_values)
+    resumed = bool(settings)
+    if not resumed:
+        origin, settings = _settings_before(flag_values)
+        settings = {**MODES[flag_values.mode].defaults, **settings}
     if _is_given(flag_values, "dataset") and flag_values.dataset != settings.get("dataset"):
         settings.pop("label", None)  # It belongs to the earlier data set,
         if any(map(_is_folder, (settings.get("dataset", ""), flag_values.dataset))):
@@ -102,10 +108,8 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
         for name, value in settings.items()
         if not _is_given(flag_values, name) and not _is_given(flag_values, _IN_EPOCHS.get(name))
     }
-    # A resumed pretraining run has its encoder in its checkpoints.
-    mode = MODES.get(flag_values.mode)
-    needed = dict(inherited) if mode and mode.inherits else {**inherited, "init_from": ""}
-    _check_places(needed, origin)
+    # A resumed run has its encoder in its checkpoints.
+    _check_places({**inherited, "init_from": ""} if resumed else inherited, origin)
     return [f"--{name}={value}" for name, value in inherited.items()]
 
 
@@ -115,22 +119,26 @@ def _is_folder(dataset: str) -> bool:
 
 def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
     """(where they come from, {name: value}) of what the mode takes over; see `modes.Mode`."""
-    mode, workdir = MODES.get(flag_values.mode), flag_values.workdir
-    if mode is None:
-        return "", {}
-    run = settings_of_run(workdir) if mode.resumes and workdir else {}
-    if run and run.get("mode") == mode.resumes:
-        return workdir, {n: v for n, v in run.items() if not FIELDS[n].metadata["once"]}
-    encoder = flag_values.init_from or ("" if mode.trains else workdir)
+    mode = MODES[flag_values.mode]
+    encoder = flag_values.init_from or ("" if mode.trains else flag_values.workdir)
     if not mode.inherits or not encoder:
         return "", {}
     settings = {
         name: value
         for name, value in settings_of_encoder(encoder).items()
-        if FIELDS[name].metadata["group"] in mode.inherits
+        if FIELDS[name].metadata["group"] in mode.inherits and not FIELDS[name].metadata["once"]
     }
     _ask(flag_values, settings, encoder)
     return encoder, settings
+
+
+def _settings_resumed(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """{name: value} of the run in --workdir, where the mode would resume it; else {}."""
+    mode, workdir = MODES[flag_values.mode], flag_values.workdir
+    run = settings_of_run(workdir) if mode.resumes and workdir else {}
+    if run.get("mode") != mode.resumes:
+        return {}
+    return {name: value for name, value in run.items() if not FIELDS[name].metadata["once"]}
 
 
 def _is_given(flag_values: flags.FlagValues, name: str | None) -> bool:

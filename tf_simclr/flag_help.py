@@ -79,6 +79,10 @@ def _full_help(program: str) -> str:
             group = field.metadata["group"]
             lines += ["", f"{group}:"]
         lines.append(_entry(f"--{name}", _with_default(field), column=34))
+    for mode in MODES:
+        if MODES[mode].defaults:
+            defaults = " ".join(f"--{name}={value}" for name, value in MODES[mode].defaults.items())
+            lines += ["", f"Defaults of --mode={mode}:", _entry("", defaults, column=4)]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,16 +13,28 @@ class Mode:
     Attributes:
       help: what it does, for --help.
       trains: whether it trains, on every host; the other modes run on the first host only.
+      locks: whether it keeps other runs out of the workdir.
+      requires: settings that must be given, {name: what it is}.
       resumes: the mode whose run in --workdir it continues: settings that the command line does
         not give are that run's. "": none.
       inherits: groups of settings that it takes over from the run or the encoder that it starts
         from, --init_from or else --workdir.
+      defaults: settings whose default differs from the field's in Config, {name: value}.
+      only: settings that have one value here, as others would have no effect, {name: value}.
     """
 
     help: str
     trains: bool = False
+    locks: bool = False
+    requires: dict[str, str] = dataclasses.field(default_factory=lambda: _WORKDIR)
     resumes: str = ""
     inherits: tuple[str, ...] = ()
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+    only: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_WORKDIR = {"workdir": "the folder where the run keeps what it makes"}
+_NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
 
 
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
@@ -30,6 +43,7 @@ MODES = {
     "pretrain": Mode(
         "Train an encoder on images without labels, or resume such a run.",
         trains=True,
+        locks=True,
         resumes="pretrain",
     ),
     "knn_eval": Mode(
@@ -43,15 +57,30 @@ MODES = {
     "finetune": Mode(
         "Train an encoder and a classifier on images with labels.",
         trains=True,
+        locks=True,
+        requires={**_WORKDIR, "init_from": "the encoder to start from, such as a run's workdir"},
         resumes="finetune",
         inherits=("Data", "Model"),
+        # SGD and no weight decay as in the paper, appendix B.5; the rest as measured on few images.
+        defaults={
+            "optimizer": "momentum",
+            "learning_rate": 0.05,
+            "learning_rate_scaling": "linear",
+            "weight_decay": 0.0,
+            "train_batch_size": 64,
+            "train_epochs": 60,
+            "warmup_epochs": 0.0,
+        },
+        only={**_NO_PARTS, "precision": "float32", "lineareval_while_pretraining": False},
     ),
     "export": Mode(
         "Write an encoder as a SavedModel and a .keras file.",
+        locks=True,
         inherits=_ALL_BUT_RUN,
     ),
     "doctor": Mode(
         "Report what --mode=pretrain would find and need; trains nothing.",
+        requires={},
         resumes="pretrain",
     ),
 }

@@ -15,7 +15,7 @@ from tf_simclr.config import Config
 from tf_simclr.data import listing as listing_module
 from tf_simclr.data.sources import open_source
 from tf_simclr.tasks import build
-from tf_simclr.tasks.workdir import Workdir
+from tf_simclr.workdir import Workdir
 
 PNG = tf.io.encode_png(np.zeros([2, 3, 3], np.uint8)).numpy()
 
@@ -144,7 +144,7 @@ def test_lies_in_the_workdir(folder, looked, tmp_path):
     workdir = Workdir(config.workdir)
     assert workdir.listing() is None
     source = build.source_of(config, "train")
-    workdir.claim(config)
+    workdir.take(build.identity_of(config))
     workdir.keep_listing(source.listing)
     looked.clear()
     assert names(build.source_of(config, "train")) == names(source) and not looked

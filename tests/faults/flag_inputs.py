@@ -15,12 +15,10 @@ from tf_simclr import flag_defs
 from tf_simclr.config import Config
 from tf_simclr.data.parameters import ViewOptions
 from tf_simclr.data.splits import parse_split, slice_rows
-from tf_simclr.errors import UserError
 from tf_simclr.flagfile import to_flagfile
+from tf_simclr.storage import read_text
 from tf_simclr.tasks import build
-from tf_simclr.tasks.plan import make_plan
-from tf_simclr.tasks.pretrain import check_batch
-from tf_simclr.tasks.workdir import Workdir
+from tf_simclr.workdir import Workdir
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 PATHS = ("workdir", "init_from", "data_dir")
@@ -188,9 +186,8 @@ def follow(config: Config) -> None:
     """Plan, batch, options and splits of a config; and the run's claim, twice."""
     tf.keras.utils.set_random_seed(config.seed)
     source = types.SimpleNamespace(num_examples=1297)
-    plan = make_plan(config, source.num_examples)
+    plan = build.plan_of(config, source.num_examples, replicas=2)
     plan.schedule()(0)
-    check_batch(config, types.SimpleNamespace(num_replicas_in_sync=2))
     options = build.view_options(config)
     ViewOptions(**options)
     for split in (config.train_split, config.eval_split):
@@ -201,20 +198,12 @@ def follow(config: Config) -> None:
         build.source_of(config, config.train_split)
     if not config.workdir:
         return
-    Workdir(config.workdir).check_is_of(config)
-    Workdir(config.workdir).claim(config)
-    changed = claimed_differently(config)
+    run = build.identity_of(config)
+    Workdir(config.workdir).check_is_of(run)
+    Workdir(config.workdir).take(run)
+    changed = run.changed_from(read_text(Workdir(config.workdir) / "flags.resolved"))
     if changed:
         raise Fault(f"a run is not recognised by its own flags.resolved: {changed}")
-
-
-def claimed_differently(config: Config) -> str:
-    """What a second claim with the same settings complains of."""
-    try:
-        Workdir(config.workdir).check_is_of(config)
-    except UserError as error:
-        return str(error)
-    return ""
 
 
 def write_flagfiles(rng, folder: str) -> list[str]:
@@ -277,4 +266,5 @@ def try_resolved(rng) -> None:
         more = ["--init_from=w"] if mode == "finetune" else []
         parse([f"--mode={mode}", "--workdir=w", *more])
     else:
-        Workdir("w").claim(Config(workdir="w", encoder="resnet18", train_steps=3))
+        run = build.identity_of(Config(workdir="w", encoder="resnet18", train_steps=3))
+        Workdir("w").take(run)

@@ -173,7 +173,8 @@ def test_one_host_is_asked_to_stop_and_both_save(tmp_path):
 _NO_DATA = """
 import time
 import tensorflow as tf
-from tf_simclr.tasks import hosts, pretrain
+from tf_simclr.tasks import pretrain
+from tf_simclr.training import hosts
 hosts.HANGING_AFTER = 8.0
 original = pretrain.two_view_dataset
 def starving(*args, input_context=None, **kwargs):
@@ -191,7 +192,7 @@ pretrain.two_view_dataset = starving
 
 @pytest.mark.slow
 def test_a_host_without_data_is_named(tmp_path):
-    patience = "from tf_simclr.tasks import hosts\nhosts.HANGING_AFTER = 8.0"
+    patience = "from tf_simclr.training import hosts\nhosts.HANGING_AFTER = 8.0"
     hosts = start(tmp_path, "hanging", prelude=(patience, _NO_DATA))
     assert [host.end(120) for host in hosts] == [STOPPED, STOPPED]
     for host in hosts:

@@ -11,7 +11,7 @@ from tests.faults.runs import run
 
 _PROBE = """
 import gc, json, os
-from tf_simclr.tasks import workdir
+from tf_simclr import workdir
 original = workdir.Workdir.log_metrics
 def log_metrics(self, metrics):
     original(self, metrics)

@@ -19,9 +19,8 @@ from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.report import write_report
 from tf_simclr.tasks import build
-from tf_simclr.tasks.plan import make_plan
 from tf_simclr.tasks.pretrain import parts_of
-from tf_simclr.tasks.workdir import Workdir
+from tf_simclr.workdir import Workdir
 
 STEPS = 3
 SMALL = {
@@ -39,7 +38,7 @@ SMALL = {
     "log_steps": 1,
 }
 NAMES = ("w", "w", "lr=[1e-3,2]", "back\\slash", "a*b?", "e\u0301 \u00e9 %s #1 ~")
-TEXTS = ("manifest.json", "flags.resolved", "metrics.jsonl", "result.json", "card.json")
+TEXTS = ("manifest.json", "flags.resolved", "metrics.jsonl", "pretrain.json", "card.json")
 JSONS = (
     *(b"", b"{}", b"[]", b"null", b"3", b'"text"', b"[[]]", b'{"step": "x"}', b'{"pretrain": 1}'),
     *(
@@ -56,7 +55,7 @@ JSONS = (
 
 # What a run writes as it goes; whole checkpoints are looked after by `_go_on`.
 _PROGRESS = (
-    r"^[^/]+/(flags\.resolved|metrics\.jsonl|result\.json|views\.png|report\.html|encoder(/.*)?"
+    r"^[^/]+/(flags\.resolved|metrics\.jsonl|results(/.*)?|views\.png|report\.html|encoder(/.*)?"
     r"|checkpoints/(manifest\.json|ckpt-\d+\..*))$"
 )
 
@@ -92,7 +91,7 @@ def base_run() -> dict[str, bytes]:
     files = {
         n: d for n, d in files.items() if "." in os.path.basename(n) and "tensorboard/" not in n
     }
-    for name in ("metrics.jsonl", "result.json"):
+    for name in ("metrics.jsonl", "results/pretrain.json"):
         text = files[name].decode()
         files[name] = re.sub(
             r'("(?:images_per_second|data_wait)": )[^,}\s]+', r"\g<1>0.5", text
@@ -115,7 +114,7 @@ def parts() -> dict:
     build_encoder, build.build_encoder = build.build_encoder, tiny_encoder
     try:
         config = Config(workdir="w", **SMALL)
-        return parts_of(build.simclr_of(config, 1, make_plan(config, 1297), 0))
+        return parts_of(build.simclr_of(config, 1, build.plan_of(config, 1297, 1), 0))
     finally:
         build.build_encoder = build_encoder
 
@@ -204,14 +203,15 @@ def _restore(rng, workdir):
 
 def _claim(rng, workdir):
     more = rng.choice(({}, {"log_steps": 2}, {"temperature": 0.5}))
-    Workdir(workdir).check_is_of(Config(workdir=workdir, **{**SMALL, **more}))
+    config = Config(workdir=workdir, **{**SMALL, **more})
+    Workdir(workdir).check_is_of(build.identity_of(config))
 
 
 def _record(rng, workdir):
     if rng.random() < 0.5:
         Workdir(workdir).metrics_until(rng.choice((0, 2, 9)))
     else:
-        Workdir(workdir).update_result("pretrain", {"step": 9})
+        Workdir(workdir).keep_result("pretrain", {"step": 9})
 
 
 def _report(rng, workdir):

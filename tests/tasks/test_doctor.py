@@ -13,8 +13,8 @@ from tf_simclr.config import Config
 from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import doctor, memory
-from tf_simclr.tasks.plan import make_plan
+from tf_simclr.tasks import build, doctor
+from tf_simclr.training import memory
 
 SMALL = {
     "mode": "doctor",
@@ -137,7 +137,7 @@ def test_says_what_is_held_in_memory(settings, expected, tmp_path, capsys):
 def test_counts_the_variables_of_the_optimizer():
     config = Config(**SMALL, optimizer="lamb")
     source = open_source("digits")
-    need = doctor.Need.of(config, source, make_plan(config, source.num_examples))
+    need = doctor.Need.of(config, source, build.plan_of(config, source.num_examples, 1))
     assert need.variables > 4 * 3 * need.parameters  # Weights and two moments, float32.
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +11,7 @@ from tf_simclr.config import Config
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import UserError
 from tf_simclr.tasks import judging
+from tf_simclr.workdir import read_results
 
 
 @pytest.fixture
@@ -34,11 +33,11 @@ def judge(monkeypatch, tmp_path):
 
         monkeypatch.setattr(judging.build, "source_of", source_of)
         monkeypatch.setattr(judging, "feature_sets", feature_sets)
-        monkeypatch.setattr("tf_simclr.tasks.linear_eval.write_report", lambda _: None)
+        monkeypatch.setattr(judging, "write_report", lambda _: None)
         options = {"label_draws": 1, "l2_sweep": 1, **settings}
         config = Config(mode=mode, workdir=str(tmp_path / "w"), **options)
         tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))
-        return json.loads((tmp_path / "w/result.json").read_text())[mode]
+        return read_results(str(tmp_path / "w"))[mode]
 
     return run
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_simclr import tasks
+from tf_simclr import features, tasks
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.models.encoders import build_encoder
-from tf_simclr.tasks import features, judging
+from tf_simclr.tasks import judging
 
 PNG = tf.io.encode_png(np.zeros([4, 5, 3], np.uint8)).numpy()
 

@@ -12,7 +12,7 @@ from tests.tasks.test_runs import lines, run
 from tf_simclr.data.bad_images import READ_ERRORS, naming_bad_images
 from tf_simclr.data.sources import in_memory, open_source
 from tf_simclr.errors import UserError
-from tf_simclr.tasks.workdir import Workdir
+from tf_simclr.workdir import Workdir
 
 COUNT = 40
 SETTINGS = {

@@ -4,8 +4,17 @@ A checkpoint is what `tf.train.Checkpoint(**parts).write` makes (`ckpt-<step>.in
 any TensorFlow program can read it; `manifest.json` beside it says how to rebuild the encoder.
 """
 
-from tf_simclr.checkpoints.encoder import load_encoder_from
+from tf_simclr.checkpoints.encoder import load_encoder_from, start_from
+from tf_simclr.checkpoints.files import steps_in
 from tf_simclr.checkpoints.restoring import RestoreReport, restore, variable_paths
 from tf_simclr.checkpoints.run import RunCheckpoints
 
-__all__ = ["RestoreReport", "RunCheckpoints", "load_encoder_from", "restore", "variable_paths"]
+__all__ = [
+    "RestoreReport",
+    "RunCheckpoints",
+    "load_encoder_from",
+    "restore",
+    "start_from",
+    "steps_in",
+    "variable_paths",
+]

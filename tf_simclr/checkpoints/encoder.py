@@ -37,6 +37,34 @@ def load_encoder_from(path) -> tf.keras.Model:
     return encoder
 
 
+def start_from(path: str, encoder: tf.keras.Model) -> None:
+    """Gives an encoder the weights of another, of the same architecture.
+
+    Args:
+      path: as `load_encoder_from`.
+      encoder: gets the weights.
+
+    Raises:
+      UserError: none is at `path`, or a weight has another shape.
+    """
+    given = load_encoder_from(path)
+    shapes, own = ([w.shape.as_list() for w in e.weights] for e in (given, encoder))
+    if shapes != own:
+        pairs = enumerate(zip(shapes, own))
+        differing = next((i for i, (there, here) in pairs if there != here), None)
+        at = ""
+        if differing is not None:
+            at = (
+                f"; the first that differs, {encoder.weights[differing].name}, has shape "
+                f"{shapes[differing]} there and {own[differing]} here"
+            )
+        raise UserError(
+            f"the encoder of --init_from={path} does not fit: it has {len(shapes)} weights, this "
+            f"one {len(own)}{at}. Use its --encoder, --width_multiplier and --channels."
+        )
+    encoder.set_weights(given.get_weights())
+
+
 def _find_encoder(path: str) -> tf.keras.Model:
     if gfile.exists(path.removesuffix(".index") + ".index"):
         return _from_checkpoint(path.removesuffix(".index"))

@@ -12,7 +12,8 @@ An exported folder needs no tf_simclr. It holds
   card.md, card.json           what it was trained on, what goes in, what comes out
 """
 
+from tf_simclr.export.card import refresh_card
 from tf_simclr.export.exportable import check_exportable
 from tf_simclr.export.saved_model import export_encoder, load_encoder, write_keras
 
-__all__ = ["check_exportable", "export_encoder", "load_encoder", "write_keras"]
+__all__ = ["check_exportable", "export_encoder", "load_encoder", "refresh_card", "write_keras"]

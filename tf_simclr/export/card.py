@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import tensorflow as tf
 
-from tf_simclr import __version__
-from tf_simclr.errors import printable
+from tf_simclr import __version__, storage
+from tf_simclr.errors import UserError, printable
 from tf_simclr.export.exportable import KERAS_FILE, Exportable
 
 
@@ -38,6 +39,34 @@ def card_of(found: Exportable, signatures: dict, endpoints: list, sizes: dict, m
         "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
     }
     return json.dumps(facts, indent=2, default=_jsonable) + "\n"
+
+
+def write_card(directory: str, card: str) -> None:
+    """Writes the card as card.json, for programs, and card.md, for people."""
+    for name, content in (("card.json", card), ("card.md", markdown(card))):
+        storage.write_whole(os.path.join(directory, name), content)
+
+
+def refresh_card(directory: str, results: dict) -> None:
+    """Replaces the results on an exported encoder's card; does nothing where there is no card.
+
+    Args:
+      directory: of the export.
+      results: {mode: numbers}, JSON-ready.
+
+    Raises:
+      UserError: the card is damaged or cannot be written.
+    """
+    path = os.path.join(directory, "card.json")
+    if not tf.io.gfile.exists(path):
+        return
+    try:
+        facts = {**json.loads(storage.read_text(path)), "results": results}
+        card = json.dumps(facts, indent=2) + "\n"
+        markdown(card)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); --mode=export writes it anew.") from error
+    write_card(directory, card)
 
 
 def markdown(card: str) -> str:

@@ -140,9 +140,7 @@ def _write(found: Exportable, directory: str, proportion: float | None, more: di
         {"image_size": size or "any", "crop_proportion": proportion},
         more,
     )
-    for name, content in (("card.json", card), ("card.md", cards.markdown(card))):
-        with gfile.GFile(os.path.join(directory, name), "w") as file:
-            file.write(content)
+    cards.write_card(directory, card)
 
 
 def _endpoints(found: Exportable) -> tf.keras.Model | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_simclr import losses
 from tf_simclr.errors import UserError
+from tf_simclr.models.recompute import penalties
+from tf_simclr.models.skipping import counting_skips, skipping
 
 EVERYTHING, CLASSIFIER_ONLY = -1, 4
 
@@ -60,3 +63,57 @@ def _frozen_layers(encoder, fine_tune_after_block):
             "(the classifier only)."
         )
     return encoder.layers[: names.index(last) + 1]
+
+
+class ClassifierTraining(tf.keras.Model):
+    """How a classifier is trained. The classifier itself stays a plain Keras model.
+
+    A step takes (images [n, H, W, C] float32, labels [n] int), and minimises the mean cross-entropy
+    over the global batch plus the layers' own penalties.
+
+    Attributes:
+      classifier: from images to logits [n, classes].
+      skip_bad_steps: whether a step whose gradient is NaN or infinite leaves weights, optimiser and
+        moving statistics as they were; the metric `skipped_steps` counts those.
+    """
+
+    def __init__(self, classifier: tf.keras.Model, skip_bad_steps: bool = False):
+        super().__init__(name="classifier_training")
+        self.classifier = classifier
+        self.skip_bad_steps = skip_bad_steps
+        self._means = [tf.keras.metrics.Mean(name=name) for name in ("loss", "top1")]
+        self._skipped = tf.keras.metrics.Sum(name="skipped_steps")
+
+    def compile(self, optimizer):
+        """Takes the optimiser; the loss is the cross-entropy."""
+        super().compile(skipping(optimizer) if self.skip_bad_steps else optimizer)
+
+    @property
+    def metrics(self):
+        return [*self._means, *([self._skipped] if self.skip_bad_steps else [])]
+
+    def call(self, inputs, training=False):
+        return self.classifier(inputs, training=training)
+
+    def train_step(self, data):
+        step = self._minimize
+        if self.skip_bad_steps:
+            moving = self.classifier.non_trainable_variables
+            step = counting_skips(step, self.optimizer, moving, self._skipped)
+        for mean, values in zip(self._means, step(*data)):
+            weights = None
+            if self.skip_bad_steps:  # Left out of the means, as out of the weights.
+                weights = tf.cast(tf.math.is_finite(values), tf.float32)
+                values = tf.where(tf.math.is_finite(values), values, 0.0)
+            mean.update_state(values, sample_weight=weights)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def _minimize(self, images, labels):
+        """Returns the cross-entropy [n], and whether the label is the most likely class [n]."""
+        with tf.GradientTape() as tape:
+            logits = self.classifier(images, training=True)
+            each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(each) + penalties([self.classifier])
+            loss = losses.replica_share(loss)
+        self.optimizer.minimize(loss, self.classifier.trainable_variables, tape=tape)
+        return each, tf.keras.metrics.sparse_categorical_accuracy(labels, logits)

@@ -25,6 +25,17 @@ def skipping(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Op
     )
 
 
+def saved_form(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Optimizer:
+    """What a checkpoint holds of an optimiser: of one that `skipping` made, the one inside.
+
+    So a run can be resumed with and without `--skip_bad_steps`.
+    """
+    if not isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        return optimizer
+    ours = optimizer.dynamic_growth_steps == _NEVER
+    return optimizer.inner_optimizer if ours else optimizer
+
+
 def counting_skips(
     step: Callable,
     optimizer: tf.keras.mixed_precision.LossScaleOptimizer,

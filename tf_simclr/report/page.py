@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 import os
 
 import numpy as np
 import tensorflow as tf
 
+from tf_simclr import storage
 from tf_simclr.errors import UserError
 from tf_simclr.report import pictures
-
-gfile = tf.io.gfile
+from tf_simclr.workdir import read_metrics, read_results
 
 # What reading JSON of another shape, or no JSON, raises.
 _DAMAGED = (
@@ -44,7 +43,7 @@ def write_report(workdir: str) -> str:
       The path of the page.
 
     Raises:
-      UserError: result.json or metrics.jsonl is damaged, or the page cannot be written.
+      UserError: a file of results or metrics.jsonl is damaged, or the page cannot be written.
     """
     try:
         return _write(workdir)
@@ -56,8 +55,8 @@ def write_report(workdir: str) -> str:
 
 def _write(workdir: str) -> str:
     flags = _text(workdir, "flags.resolved") or ""
-    result = json.loads(_text(workdir, "result.json") or "{}")
-    lines = [json.loads(line) for line in (_text(workdir, "metrics.jsonl") or "").splitlines()]
+    result = read_results(workdir)
+    lines = read_metrics(workdir)
     rows = result.get("linear_eval", {}).get("few_label", [])
     parts = [_head(flags, lines)]
     if rows:
@@ -70,6 +69,8 @@ def _write(workdir: str) -> str:
         parts.append(_image(pictures.accuracy_bars(rows), "accuracy by number of labels"))
     if "knn_eval" in result:
         parts.append(_knn(result["knn_eval"]))
+    if "finetune" in result:
+        parts.append(_finetuned(result["finetune"]))
     if lines:
         curves = _image(pictures.curves(lines), "curves over the steps")
         parts.append(_section("Training", curves + _levels(lines)))
@@ -87,9 +88,8 @@ def _write(workdir: str) -> str:
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
     path = os.path.join(workdir, "report.html")
-    with gfile.GFile(path + ".tmp", "wb") as file:
-        file.write(page.encode("utf-8", "backslashreplace"))  # Surrogates are in no encoding.
-    gfile.rename(path + ".tmp", path, overwrite=True)
+    # Surrogates are in no encoding.
+    storage.write_whole(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -162,6 +162,11 @@ def _knn(result: dict) -> str:
     return f"<p>Nearest neighbours (k = {html.escape(str(result.get('k')))}): {values}.</p>"
 
 
+def _finetuned(result: dict) -> str:
+    top1, images = result["top1"], html.escape(str(result.get("images")))
+    return f"<p>Fine-tuned classifier: top-1 {top1:.1%} of {images} images.</p>"
+
+
 def _map(npz: bytes) -> str:
     with np.load(io.BytesIO(npz), allow_pickle=False) as saved:
         names = {"trained": "trained encoder", "pixels": "raw pixels"}
@@ -172,11 +177,7 @@ def _map(npz: bytes) -> str:
 
 
 def _bytes(workdir: str, name: str) -> bytes | None:
-    path = os.path.join(workdir, name)
-    if not gfile.exists(path):
-        return None
-    with gfile.GFile(path, "rb") as file:
-        return file.read()
+    return storage.read_bytes(os.path.join(workdir, name))
 
 
 def _text(workdir: str, name: str) -> str | None:

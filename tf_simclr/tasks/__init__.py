@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 
+from tf_simclr.modes import MODES
+
 
 def run(config, strategy) -> None:
     """Runs the task of `config.mode`, a module of this package with that name.
@@ -14,12 +16,11 @@ def run(config, strategy) -> None:
       Stopped: the run was asked to stop, or lost a host; the same command resumes it.
     """
     from tf_simclr.distribute import is_chief
-    from tf_simclr.tasks.hosts import stopping_when_one_is_lost
-    from tf_simclr.tasks.lock import locked
-    from tf_simclr.tasks.workdir import telling_what_is_full
+    from tf_simclr.training.hosts import stopping_when_one_is_lost
+    from tf_simclr.workdir import locked, telling_what_is_full
 
     task = importlib.import_module(f"tf_simclr.tasks.{config.mode}")
-    alone = config.mode in ("pretrain", "finetune", "export") and is_chief(strategy)
+    locks = MODES[config.mode].locks and is_chief(strategy)
     with stopping_when_one_is_lost(strategy), telling_what_is_full():
-        with locked(config.workdir) if alone else contextlib.nullcontext():
+        with locked(config.workdir) if locks else contextlib.nullcontext():
             task.run(config, strategy)

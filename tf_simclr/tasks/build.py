@@ -1,21 +1,29 @@
-"""From Config to the parts of a run: the source, the encoder, the model."""
+"""From Config to the parts of a run, so that several modes make them alike. Below it, no Config."""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+from typing import Any
+
 import tensorflow as tf
+from absl import logging
 
 from tf_simclr.config import Config
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
+from tf_simclr.flagfile import from_flagfile, recorded, to_flagfile
 from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.factory import build_optimizer
-from tf_simclr.tasks.plan import Plan
-from tf_simclr.tasks.workdir import Workdir
+from tf_simclr.training import Plan, Session, make_plan
+from tf_simclr.training.plan import check_shares
+from tf_simclr.workdir import Identity, Workdir, manifest
 
 
 def source_of(config: Config, split: str, keep_bad_images: bool = False):
     """Opens a split of the data set; `keep_bad_images` as `open_source` has it."""
+    keeps_listing = config.dataset == "folder" and config.workdir
     return open_source(
         config.dataset,
         config.data_dir or None,
@@ -26,7 +34,7 @@ def source_of(config: Config, split: str, keep_bad_images: bool = False):
         follow_links=config.follow_links,
         label=config.label,
         cache="off" if config.cache_side else config.cache,  # Not held whole first.
-        listing=Workdir(config.workdir).listing() if config.dataset == "folder" else None,
+        listing=Workdir(config.workdir).listing() if keeps_listing else None,
     )
 
 
@@ -35,6 +43,123 @@ def for_training(config: Config, source):
     if config.data_service:  # Others decode then.
         return source
     return in_memory(source, memory_limit(config.cache), config.cache_side)
+
+
+def plan_of(config: Config, num_examples: int, replicas: int) -> Plan:
+    """The plan of a training run.
+
+    Raises:
+      UserError: the set is too small, the warmup too long, or the batch cannot be shared evenly.
+    """
+    plan = make_plan(
+        num_examples,
+        batch_size=config.train_batch_size,
+        epochs=config.train_epochs,
+        steps=config.train_steps,
+        warmup_epochs=config.warmup_epochs,
+        checkpoint_epochs=config.checkpoint_epochs,
+        checkpoint_steps=config.checkpoint_steps,
+        log_steps=config.log_steps,
+        learning_rate=config.learning_rate,
+        scaling=config.learning_rate_scaling,
+    )
+    check_shares(config.train_batch_size, replicas, config.micro_batch_size)
+    return plan
+
+
+def fit_batch(config: Config, num_examples: int, replicas: int) -> Config:
+    """The config with a batch that the data set can fill and the replicas can share.
+
+    Raises:
+      UserError: there are fewer images than replicas, or than the smallest batch.
+    """
+    if config.train_batch_size <= num_examples:
+        return config
+    batch = max(num_examples - num_examples % replicas, replicas)
+    logging.warning(
+        "--train_batch_size=%d is more than the %d images there are: a batch has %d.",
+        *(config.train_batch_size, num_examples, batch),
+    )
+    return dataclasses.replace(config, train_batch_size=batch)
+
+
+def identity_of(config: Config) -> Identity:
+    """What makes a run this run and not another."""
+    return Identity(
+        text=to_flagfile(config),
+        changed_from=lambda found: config.changed_from(from_flagfile(found)),
+    )
+
+
+def session_of(config: Config, strategy: tf.distribute.Strategy, source) -> Session:
+    """The session of a training run in --workdir."""
+    return Session(
+        config.workdir,
+        strategy,
+        source,
+        identity_of(config),
+        allow_changes=config.allow_changes,
+        keep_checkpoints=config.keep_checkpoint_max,
+    )
+
+
+def manifest_of(config: Config, source, encoder: tf.keras.Model) -> dict[str, Any]:
+    """What the run's checkpoints say of it."""
+    return manifest(source, encoder, image_size=config.image_size, flags=recorded(config))
+
+
+def training_options(config: Config) -> dict[str, Any]:
+    """What `Session.train` is told by settings that every training mode has."""
+    return {
+        "batch_size": config.train_batch_size,
+        "on_trouble": config.on_trouble,
+        "steps_per_call": config.steps_per_execution,
+        "jit_compile": config.jit_compile,
+        "skip_bad_steps": config.skip_bad_steps,
+        "max_minutes": config.max_run_time,
+    }
+
+
+def announce(config: Config, source, plan: Plan, replicas: int, step: int) -> None:
+    """Logs what is about to be trained."""
+    logging.info(
+        "%s: %d images, %s, %d px; batch %d on %d replica(s); %d steps of %d per epoch; peak "
+        "learning rate %.4g after %d steps.%s",
+        source.name,
+        source.num_examples,
+        config.encoder,
+        config.image_size,
+        config.train_batch_size,
+        replicas,
+        plan.total_steps,
+        plan.steps_per_epoch,
+        plan.peak_learning_rate,
+        plan.warmup_steps,
+        f" Resuming from step {step}." if step else "",
+    )
+
+
+def card_of(config: Config, trained_on: str, method: str, **more: Any) -> dict[str, Any]:
+    """What an exported encoder says of its making.
+
+    "settings" is what a mode needs that starts from this encoder alone. It holds nothing of the
+    machine, above all no path.
+    """
+    settings = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["group"] in ("Data", "Model")
+        and not field.metadata["path"]
+        and not field.metadata["once"]
+    }
+    return {
+        "encoder": config.encoder,
+        "trained_on": trained_on,
+        "method": method,
+        "date": datetime.date.today().isoformat(),
+        **more,
+        "settings": settings,
+    }
 
 
 def encoder_of(config: Config, channels: int) -> tf.keras.Model:
@@ -63,19 +188,29 @@ def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> 
         rematerialize=config.rematerialize,
         skip_bad_steps=config.skip_bad_steps > 0,
     )
-    optimizer = build_optimizer(
-        config.optimizer,
-        plan.schedule(),
-        variables=model.learned_variables,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-    )
+    optimizer = optimizer_of(config, plan, model.learned_variables)
     probe_optimizer = None
     if probe_classes:
         probe_optimizer = tf.keras.optimizers.Adam(1e-3)
         probe_optimizer.build(model.probe.trainable_variables)
     model.compile(optimizer=optimizer, probe_optimizer=probe_optimizer)
     return model
+
+
+def embedding_dim(config: Config, encoder: tf.keras.Model) -> int:
+    """D of the embeddings z; without a projection head that of the representation h."""
+    return config.proj_out_dim if config.num_proj_layers else int(encoder.output_shape[-1])
+
+
+def optimizer_of(config: Config, plan: Plan, variables) -> tf.keras.optimizers.Optimizer:
+    """The optimiser of a training run, built for `variables`."""
+    return build_optimizer(
+        config.optimizer,
+        plan.schedule(),
+        variables=variables,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+    )
 
 
 def view_options(config: Config) -> dict:

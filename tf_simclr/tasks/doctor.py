@@ -18,9 +18,7 @@ from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import printable
 from tf_simclr.tasks import build
-from tf_simclr.tasks.memory import available_bytes, peak_bytes
-from tf_simclr.tasks.plan import make_plan
-from tf_simclr.tasks.pretrain import check_batch
+from tf_simclr.training.memory import available_bytes, peak_bytes
 
 _SIZES_READ = 1000
 _TRACED = (64, 128)  # Images in the steps that are traced: memory is linear in them.
@@ -46,8 +44,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("bad files", _bad(source))
     if source.passed_over:
         _say("skipped", source.passed_over)
-    plan = make_plan(config, source.num_examples)
-    check_batch(config, strategy)
+    plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
     if config.lineareval_while_pretraining:
         require_labels(source)
     replicas = strategy.num_replicas_in_sync
@@ -56,8 +53,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("steps", f"{plan.total_steps}, {plan.steps_per_epoch} per epoch")
     peak = f"to a peak learning rate of {plan.peak_learning_rate:g}"
     _say("warmup", f"{plan.warmup_steps} steps, {peak}")
-    _say("loss", _levels(config))
     need = Need.of(config, source, plan)
+    _say("loss", _levels(config, need.embedding_dim))
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = source.take(np.setdiff1d(np.arange(source.num_examples), source.unreadable))
     source = build.for_training(config, source)  # What it takes is no longer free.
@@ -78,6 +75,7 @@ class Need:
       per_image: activations.
       per_stored_image: an image of the batch that waits for its turn: its two views as they come.
       loss: NT-Xent, as on one replica.
+      embedding_dim: D of z.
     """
 
     parameters: int
@@ -86,6 +84,7 @@ class Need:
     per_image: int
     per_stored_image: int
     loss: int
+    embedding_dim: int
 
     @classmethod
     def of(cls, config: Config, source: Source, plan) -> Need:
@@ -103,7 +102,8 @@ class Need:
             for n in _TRACED
         )
         per_image = (high - low) // (_TRACED[1] - _TRACED[0])
-        z = tf.TensorSpec([config.train_batch_size, config.proj_out_dim])
+        width = build.embedding_dim(config, model.encoder)
+        z = tf.TensorSpec([config.train_batch_size, width])
         variables = variable_paths(tf.train.Checkpoint(model=model)).values()
         return cls(
             parameters=sum(v.shape.num_elements() for v in model.learned_variables),
@@ -112,6 +112,7 @@ class Need:
             per_image=per_image,
             per_stored_image=2 * config.image_size**2 * source.channels,
             loss=peak_bytes(_loss_and_gradient.get_concrete_function(z, z, config.temperature)),
+            embedding_dim=width,
         )
 
     def bytes(self, share: int, micro: int) -> int:
@@ -123,9 +124,9 @@ class Need:
         return int(_SCRATCH * step + _PROCESS)
 
 
-def _levels(config: Config) -> str:
+def _levels(config: Config, width: int) -> str:
     batch = config.train_batch_size
-    untrained = losses.untrained_level(batch, config.proj_out_dim, config.temperature)
+    untrained = losses.untrained_level(batch, width, config.temperature)
     return (
         f"about {untrained:.3f} at the start (random embeddings); below chance, "
         f"{losses.chance_level(batch):.3f} (identical embeddings), once it has learned"

@@ -7,9 +7,8 @@ from absl import logging
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.export import export_encoder
-from tf_simclr.tasks import judging
-from tf_simclr.tasks.records import card
-from tf_simclr.tasks.workdir import Workdir
+from tf_simclr.tasks import build, judging
+from tf_simclr.workdir import Workdir
 
 
 def run(config: Config, strategy) -> None:
@@ -21,11 +20,11 @@ def run(config: Config, strategy) -> None:
         load_encoder_from(judging.encoder_path(config)),
         workdir / "encoder",
         image_size=config.image_size,
-        card=card(
+        card=build.card_of(
             config,
             f"{config.dataset} ({config.train_split})",
             f"exported from {judging.encoder_path(config)}",
-            workdir.result(),
+            results=workdir.results(),
         ),
     )
     logging.info("The encoder is in %s.", directory)

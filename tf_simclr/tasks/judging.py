@@ -9,15 +9,18 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_simclr import storage
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.errors import UserError, printable
+from tf_simclr.export import refresh_card
+from tf_simclr.features import raw_pixels, represent
 from tf_simclr.models.encoder_interface import trace_on_images
+from tf_simclr.report import write_report
 from tf_simclr.tasks import build
-from tf_simclr.tasks.features import raw_pixels, represent
-from tf_simclr.tasks.workdir import Workdir
+from tf_simclr.workdir import Workdir
 
 TRAINED, RANDOM, PIXELS = "trained encoder", "random encoder", "raw pixels"
 
@@ -109,11 +112,19 @@ def untrained_like(encoder: tf.keras.Model, seed: int) -> tf.keras.Model:
     return type(encoder).from_config(encoder.get_config())
 
 
-def conclude(config: Config, mode: str, numbers: dict, lines: list[str]) -> None:
-    """Writes the numbers into the workdir and says them."""
+def tell(config: Config, mode: str, numbers: dict, lines: list[str]) -> None:
+    """Writes the numbers into the workdir and prints them."""
     tf.io.gfile.makedirs(config.workdir)
-    Workdir(config.workdir).update_result(mode, numbers)
+    Workdir(config.workdir).keep_result(mode, numbers)
     print("\n".join(map(printable, lines)))
+
+
+def refresh(config: Config) -> None:
+    """Brings the report, and the card of the encoder in the workdir, up to date."""
+    workdir = Workdir(config.workdir)
+    if not config.init_from:  # Else the numbers are of another encoder than the one beside them.
+        refresh_card(workdir / "encoder", workdir.results())
+    write_report(config.workdir)
 
 
 def keep_embeddings(config: Config, source, features: dict[str, np.ndarray]) -> None:
@@ -126,5 +137,4 @@ def keep_embeddings(config: Config, source, features: dict[str, np.ndarray]) -> 
         class_names=np.array(source.class_names),
         **({"pixels": features[PIXELS]} if PIXELS in features else {}),
     )
-    with tf.io.gfile.GFile(Workdir(config.workdir) / "embeddings.npz", "wb") as file:
-        file.write(buffer.getvalue())
+    storage.write_whole(Workdir(config.workdir) / "embeddings.npz", buffer.getvalue())

@@ -26,7 +26,8 @@ def run(config: Config, strategy) -> None:
         )
     lines = [f"kNN (k = {k}{why}), {sources[1].num_examples} images of {sources[1].name}:"]
     lines += [f"  {name:<16} {value:7.2%}" for name, value in accuracy.items()]
-    judging.conclude(config, "knn_eval", {"k": k, "top1": accuracy}, lines)
+    judging.tell(config, "knn_eval", {"k": k, "top1": accuracy}, lines)
+    judging.refresh(config)
 
 
 def _neighbours(config: Config, train) -> tuple[int, str]:

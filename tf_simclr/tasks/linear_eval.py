@@ -7,7 +7,7 @@ from absl import logging
 from tf_simclr.config import DEFAULT_LABELS, Config
 from tf_simclr.errors import UserError
 from tf_simclr.evaluation.linear_probe import check_labels, few_label_accuracy
-from tf_simclr.report import spread, write_report
+from tf_simclr.report import spread
 from tf_simclr.tasks import judging
 
 
@@ -30,9 +30,9 @@ def run(config: Config, strategy) -> None:
             num_l2=config.l2_sweep,
         )
         few_label += [{"features": name, **row} for row in rows]
-    judging.conclude(config, "linear_eval", {"few_label": few_label}, _table(few_label))
+    judging.tell(config, "linear_eval", {"few_label": few_label}, _table(few_label))
     judging.keep_embeddings(config, sources[1], kept)
-    write_report(config.workdir)
+    judging.refresh(config)
 
 
 def _label_counts(config: Config, train) -> tuple[int | None, ...]:

@@ -6,11 +6,12 @@ import pytest
 
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
-from tf_simclr.tasks.plan import make_plan
+from tf_simclr.tasks import build
 
 
 def warmup(images=1000, batch=100, **settings):
-    return make_plan(Config(workdir="w", train_batch_size=batch, **settings), images).warmup_steps
+    config = Config(workdir="w", train_batch_size=batch, **settings)
+    return build.plan_of(config, images, replicas=1).warmup_steps
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.replicas import mirrored
-from tf_simclr.tasks import loop
+from tf_simclr.training import loop
 
 
 def report(losses, skipped, steps_per_call=1, hosts=False):

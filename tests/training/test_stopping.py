@@ -11,12 +11,12 @@ import pytest
 
 from tests.tasks.test_runs import run
 from tf_simclr.errors import Stopped
-from tf_simclr.tasks import stopping
-from tf_simclr.tasks.stopping import StopRequest
+from tf_simclr.training import stopping
+from tf_simclr.training.stopping import StopRequest
 
 _WAITING = """
 import hashlib, time
-from tf_simclr.tasks.stopping import StopRequest
+from tf_simclr.training.stopping import StopRequest
 with StopRequest() as stop:
     print("ready", flush=True)
     while stop.reason is None:

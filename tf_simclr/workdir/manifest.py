@@ -1,30 +1,34 @@
-"""What a run says of itself: beside its checkpoints, and beside the encoder it exports."""
+"""What a run records beside its checkpoints, and whether a later start is the same run."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import json
 import os
 import platform
 import subprocess
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tf_simclr import __version__
-from tf_simclr.config import Config
 from tf_simclr.errors import UserError
-from tf_simclr.flagfile import recorded
 
 
-def manifest(config: Config, source, encoder) -> dict:
-    """What a checkpoint says beside its variables; enough to rebuild the encoder."""
+def manifest(source, encoder, *, image_size: int, flags: dict[str, Any]) -> dict:
+    """What a checkpoint says beside its variables; enough to rebuild the encoder.
+
+    Args:
+      source: the images that the run trains on.
+      encoder: the Keras model.
+      image_size: side of the views in pixels.
+      flags: {name: value} of every setting; JSON-ready.
+    """
     return {
         "encoder": tf.keras.saving.serialize_keras_object(encoder),
-        "image_size": config.image_size,
-        "flags": recorded(config),
+        "image_size": image_size,
+        "flags": flags,
         "dataset": {"name": source.name, "fingerprint": source.fingerprint},
         "versions": versions(),
     }
@@ -41,31 +45,8 @@ def versions() -> dict[str, str | None]:
     }
 
 
-def card(config: Config, trained_on: str, method: str, results: dict) -> dict:
-    """What an exported encoder says of its making.
-
-    "settings" is what a mode needs that starts from this encoder alone. It holds nothing of the
-    machine, above all no path.
-    """
-    settings = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata["group"] in ("Data", "Model")
-        and not field.metadata["path"]
-        and not field.metadata["once"]
-    }
-    return {
-        "encoder": config.encoder,
-        "trained_on": trained_on,
-        "method": method,
-        "date": datetime.date.today().isoformat(),
-        "results": results,
-        "settings": settings,
-    }
-
-
-def check_same_run(checkpoints: str, source, allow_changes: bool = False) -> None:
-    """Compares what computes and what is computed on with the manifest of earlier checkpoints.
+def check_same_images(checkpoints: str, source, allow_changes: bool = False) -> None:
+    """Compares the images, and the versions of software, with the manifest of earlier checkpoints.
 
     The batch of a step depends on the positions of the images in the set, so a run cannot resume
     exactly with other images. Different versions of the software only cause a warning.

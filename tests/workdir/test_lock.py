@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tests.tasks.test_runs import contents, run
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import lock
-from tf_simclr.tasks.lock import locked
+from tf_simclr.workdir import lock
+from tf_simclr.workdir.lock import locked
 
 
 def test_a_second_run_is_told_of_the_first(tmp_path):
@@ -38,7 +38,7 @@ def test_judging_needs_no_lock(tmp_path):
 
 _HOLDING = """
 import sys, time
-from tf_simclr.tasks.lock import locked
+from tf_simclr.workdir.lock import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(100)

@@ -1,26 +1,44 @@
-"""The folder of a run: whose it is, and what is written there besides checkpoints.
+"""The files of a run in its workdir, besides checkpoints: whose it is, its metrics, its results.
 
-flags.resolved  metrics.jsonl  result.json  checkpoints/  encoder/  tensorboard/  report.html
+flags.resolved  metrics.jsonl  results/  checkpoints/  encoder/  tensorboard/  report.html
 listing.npz  lock
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr.config import Config
+from tf_simclr import storage
+from tf_simclr.checkpoints import steps_in
 from tf_simclr.errors import UserError
-from tf_simclr.flagfile import from_flagfile, to_flagfile
+from tf_simclr.workdir.results import read_results, write_result
 
 gfile = tf.io.gfile
 
 _PATTERN = frozenset("[\\")  # A path with these is a pattern to TensorFlow, and not of itself.
+_DURATION = ("train_epochs", "train_steps", "warmup_epochs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What makes a run this run and not another.
+
+    Attributes:
+      text: its settings, the content of flags.resolved.
+      changed_from: from the content of a flags.resolved that was found to the settings that alter
+        a run and differ: {name: (value there, value here)}.
+    """
+
+    text: str
+    changed_from: Callable[[str], dict[str, tuple[Any, Any]]]
 
 
 class Workdir:
@@ -38,34 +56,50 @@ class Workdir:
     def __truediv__(self, name: str) -> str:
         return os.path.join(self.path, name)
 
-    def check_is_of(self, config: Config) -> None:
+    def check_is_of(self, run: Identity, allow_changes: bool = False) -> None:
         """Checks that the folder is this run's, or free; touches nothing.
 
+        A start that was interrupted before its first checkpoint leaves nothing to resume, so the
+        folder is free then.
+
         Raises:
-          UserError: it holds a run with other settings, and `config.allow_changes` is off.
+          UserError: it holds a run with other settings, and `allow_changes` is off.
         """
         saved = self / "flags.resolved"
         try:
-            found = gfile.exists(saved)
+            found, holds_run = gfile.exists(saved), self._holds_run()
         except tf.errors.OpError as error:  # A scheme that nobody knows, a server that is away.
             raise UserError(f"--workdir={self.path} cannot be read: {error.message}") from error
-        if found:
-            changed = config.changed_from(from_flagfile(_read(saved)))
-            if changed:
-                list_ = ", ".join(f"--{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
-                if not config.allow_changes:
-                    raise UserError(
-                        f"--workdir={self.path} holds another run: {list_}. Use another --workdir, "
-                        "the old settings to resume that run, or --allow_changes."
-                    )
-                logging.warning("Resuming with other settings: %s.", list_)
-        elif gfile.exists(self / "checkpoints") and not config.allow_changes:
+        if found and holds_run:
+            self._refuse_changes(run.changed_from(storage.read_text(saved)), allow_changes)
+        elif gfile.exists(self / "checkpoints") and not found and not allow_changes:
             raise UserError(
                 f"--workdir={self.path} holds checkpoints but no flags.resolved that says whose. "
                 "Use another --workdir."
             )
-        self.result()  # Better now than when there are numbers for it.
+        self.results()  # Better now than when there are numbers for it.
         self.warn_of_pattern()
+
+    def _holds_run(self) -> bool:
+        made = any(gfile.exists(self / name) for name in ("encoder", "results", "result.json"))
+        return made or bool(steps_in(self / "checkpoints"))
+
+    def _refuse_changes(self, changed: dict[str, tuple[Any, Any]], allow_changes: bool) -> None:
+        if not changed:
+            return
+        list_ = ", ".join(f"--{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
+        if allow_changes:
+            logging.warning("Resuming with other settings: %s.", list_)
+            return
+        schedule = (
+            ", which resumes at the learning rate that the schedule of the new length has at that "
+            "step"
+        )
+        raise UserError(
+            f"--workdir={self.path} holds another run: {list_}. Use another --workdir, the old "
+            f"settings to resume that run, or --allow_changes"
+            f"{schedule if set(_DURATION) & set(changed) else ''}."
+        )
 
     def warn_of_pattern(self) -> None:
         """Logs that TensorFlow cannot load a SavedModel from a folder of this name, if so."""
@@ -77,7 +111,7 @@ class Workdir:
                 *(" or ".join(found), self / "encoder"),
             )
 
-    def claim(self, config: Config) -> None:
+    def take(self, run: Identity) -> None:
         """Makes the folder this run's, once it is known that the run can start or resume there."""
         if not self.writes:
             return
@@ -87,45 +121,41 @@ class Workdir:
             raise UserError(
                 f"--workdir={self.path} cannot be made a folder: {error.message}"
             ) from error
-        write_atomically(self / "flags.resolved", to_flagfile(config))
+        storage.write_whole(self / "flags.resolved", run.text)
 
     def metrics_until(self, step: int) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl up to `step`; later ones are dropped, to be written again."""
         path = self / "metrics.jsonl"
-        if not gfile.exists(path):
-            return []
-        lines = [line for line in map(_metrics_of, _read(path).splitlines()) if line]
-        kept = [line for line in lines if line["step"] <= step]
-        if self.writes:
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        if self.writes and gfile.exists(path):
+            storage.write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
-        if not self.writes:
-            return
-        path = self / "metrics.jsonl"
-        with telling_of(path), gfile.GFile(path, "a") as file:
-            file.write(json.dumps(metrics) + "\n")
-
-    def update_result(self, mode: str, numbers: dict[str, Any]) -> None:
-        """Sets the last numbers of a mode in result.json; other modes' stay."""
         if self.writes:
-            result = {**self.result(), mode: numbers}
-            write_atomically(self / "result.json", json.dumps(result, indent=2) + "\n")
+            storage.append(self / "metrics.jsonl", json.dumps(metrics))
+
+    def keep_result(self, mode: str, numbers: dict[str, Any]) -> None:
+        """Writes the last numbers of a mode; those of other modes stay."""
+        if self.writes:
+            write_result(self.path, mode, numbers)
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The last numbers of each mode: {mode: numbers}."""
+        return read_results(self.path)
 
     def listing(self) -> bytes | None:
         """What a run here has found in the folder of images; None where none was kept."""
         try:
-            with gfile.GFile(self / "listing.npz", "rb") as file:
-                return file.read()
+            return storage.read_bytes(self / "listing.npz")
         except (OSError, tf.errors.OpError):
             return None
 
     def keep_listing(self, listing: bytes | None) -> None:
         """Keeps `Source.listing`, where there is one, for the next start."""
         if self.writes and listing and listing != self.listing():
-            write_atomically(self / "listing.npz", listing)
+            storage.write_whole(self / "listing.npz", listing)
 
     def summary_writer(self) -> tf.summary.SummaryWriter:
         """TensorBoard's writer."""
@@ -133,40 +163,13 @@ class Workdir:
             return tf.summary.create_noop_writer()
         return tf.summary.create_file_writer(self / "tensorboard")
 
-    def result(self) -> dict[str, Any]:
-        """What result.json holds; {} where there is none."""
-        path = self / "result.json"
-        if not gfile.exists(path):
-            return {}
-        try:
-            result = json.loads(_read(path))
-            if isinstance(result, dict):
-                return result
-        except (ValueError, RecursionError):
-            pass
-        raise UserError(f"{path} is not a JSON object; restore it, or remove it.")
 
-
-def write_atomically(path: str, contents: str | bytes) -> None:
-    """Replaces a file whole: a crash or a full disk leaves the old one or the new one.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    with telling_of(path):
-        with gfile.GFile(path + ".tmp", "wb" if isinstance(contents, bytes) else "w") as file:
-            file.write(contents)
-        gfile.rename(path + ".tmp", path, overwrite=True)
-
-
-@contextlib.contextmanager
-def telling_of(path: str):
-    """Turns a failure to write a file into a message that names it."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "message", None) or error
-        raise UserError(f"{path} cannot be written: {reason}") from error
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without any that a crash cut short; [] where there are none."""
+    path = os.path.join(workdir, "metrics.jsonl")
+    if not gfile.exists(path):
+        return []
+    return [line for line in map(_metrics_of, storage.read_text(path).splitlines()) if line]
 
 
 @contextlib.contextmanager
@@ -185,16 +188,6 @@ def telling_what_is_full():
             f"out of memory: {message[:200] or 'no more to be had'}. "
             "--mode=doctor with the same flags names a --micro_batch_size that fits."
         ) from error
-
-
-def _read(path: str) -> str:
-    """Raises UserError if a file is not text or cannot be read."""
-    try:
-        with gfile.GFile(path, "r") as file:
-            return file.read()
-    except (UnicodeDecodeError, OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "message", None) or error
-        raise UserError(f"{path} cannot be read: {reason}") from error
 
 
 def _metrics_of(line: str) -> dict[str, Any] | None:

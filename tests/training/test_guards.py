@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tests.tasks.test_runs import lines, run
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import guards
-from tf_simclr.tasks.guards import LINES, Guard, diagnose
+from tf_simclr.training import guards
+from tf_simclr.training.guards import LINES, Guard, diagnose
 
 CHANCE = 4.14
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from tf_simclr.distribute import on_replicas, several_hosts
 from tf_simclr.errors import Stopped, UserError
-from tf_simclr.tasks.hosts import Watch
-from tf_simclr.tasks.plan import Plan, is_due
-from tf_simclr.tasks.stopping import StopRequest
+from tf_simclr.training.hosts import Watch
+from tf_simclr.training.plan import Plan, is_due
+from tf_simclr.training.stopping import StopRequest
 
 _WAITING_TOO_LONG = 0.10  # Share of the time, above which the log says what to do.
 
@@ -232,11 +232,6 @@ class _Interval:
         if not math.isnan(self._waited):
             rates["data_wait"] = min(self._waited / seconds, 1.0)
         return rates
-
-
-def wait_shown(metrics: dict[str, float]) -> dict[str, str]:
-    """What the progress bar shows of the wait for data; nothing where it is not known."""
-    return {"wait": f"{metrics['data_wait']:.1%}"} if "data_wait" in metrics else {}
 
 
 def _has_clock() -> bool:

@@ -1,0 +1,69 @@
+"""Whole files, local or of any scheme that `tf.io.gfile` knows; a failure names the file."""
+
+from __future__ import annotations
+
+import contextlib
+
+import tensorflow as tf
+
+from tf_simclr.errors import UserError
+
+gfile = tf.io.gfile
+
+
+def write_whole(path: str, contents: str | bytes) -> None:
+    """Replaces a file whole: a crash or a full disk leaves the old one or the new one.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with naming(path):
+        with gfile.GFile(path + ".tmp", "wb" if isinstance(contents, bytes) else "w") as file:
+            file.write(contents)
+        gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def append(path: str, line: str) -> None:
+    """Adds a line to a text file, which is made if it is not there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with naming(path), gfile.GFile(path, "a") as file:
+        file.write(line + "\n")
+
+
+def read_text(path: str) -> str:
+    """The content of a text file.
+
+    Raises:
+      UserError: it is not text, or cannot be read.
+    """
+    try:
+        with gfile.GFile(path, "r") as file:
+            return file.read()
+    except (UnicodeDecodeError, OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "message", None) or error
+        raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def read_bytes(path: str) -> bytes | None:
+    """The content of a file; None where there is none.
+
+    Raises:
+      OSError, tf.errors.OpError: it is there and cannot be read.
+    """
+    if not gfile.exists(path):
+        return None
+    with gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def naming(path: str):
+    """Turns a failure to write a file into a message that names it."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "message", None) or error
+        raise UserError(f"{path} cannot be written: {reason}") from error

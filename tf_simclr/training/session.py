@@ -1,0 +1,207 @@
+"""One training run in its workdir: what every training mode does, in this order.
+
+1. Who writes: of several hosts the chief.
+2. The workdir is free, or holds this run, begun on the same images.
+3. The newest checkpoint is restored; where there is none, the model is initialised.
+4. All hosts are at the same step.
+5. Steps, with a guard, metrics.jsonl, TensorBoard, progress and checkpoints.
+6. Handing over: the exported encoder with its card, the report.
+
+1 and 2 are `Session(...)`, 3 and 4 `start`, 5 `train`, 6 `hand_over`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from tf_simclr.checkpoints import RunCheckpoints
+from tf_simclr.data.bad_images import naming_bad_images
+from tf_simclr.distribute import is_chief, several_hosts
+from tf_simclr.errors import UserError
+from tf_simclr.export import export_encoder
+from tf_simclr.report import write_report
+from tf_simclr.training.guards import Guard
+from tf_simclr.training.loop import train
+from tf_simclr.training.plan import Plan
+from tf_simclr.workdir import Identity, Workdir, check_same_images
+
+
+class Session:
+    """A run in a workdir.
+
+    Attributes:
+      workdir: its files; `workdir.writes` tells whether this host writes them.
+      resumes: whether there are checkpoints to resume from.
+      step: steps done so far; known after `start`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        strategy: tf.distribute.Strategy,
+        source,
+        run: Identity,
+        *,
+        allow_changes: bool = False,
+        keep_checkpoints: int = 5,
+    ):
+        """Looks whether the run can start or resume in the folder; writes nothing.
+
+        Args:
+          path: the workdir.
+          strategy: that the run trains under.
+          source: the images it trains on.
+          run: its settings.
+          allow_changes: resume although settings, images or the model differ.
+          keep_checkpoints: how many to keep.
+
+        Raises:
+          UserError: the folder holds another run, or one begun on other images.
+        """
+        self.workdir = Workdir(path, writes=is_chief(strategy))
+        self.workdir.check_is_of(run, allow_changes)
+        check_same_images(self.workdir / "checkpoints", source, allow_changes)
+        self._strategy = strategy
+        self._source = source
+        self._run = run
+        self._allow_changes = allow_changes
+        self._keep = keep_checkpoints
+        self._checkpoints = RunCheckpoints(self.workdir / "checkpoints")
+        self.resumes = self._checkpoints.latest_step() is not None
+        self.step = 0
+        self._lines: list[dict[str, Any]] = []
+
+    def start(
+        self,
+        parts: dict[str, Any],
+        *,
+        manifest: dict,
+        initialise: Callable[[], None] | None = None,
+    ) -> None:
+        """Restores the newest checkpoint, or initialises; then the folder is this run's.
+
+        Args:
+          parts: what a checkpoint holds, as `RunCheckpoints` takes it.
+          manifest: beside the checkpoints.
+          initialise: called under the strategy where there is no checkpoint; None: the model stays
+            as it is.
+
+        Raises:
+          UserError: the checkpoint does not fit, or other hosts have restored another one.
+        """
+        self._checkpoints = RunCheckpoints(
+            self.workdir / "checkpoints", keep=self._keep, manifest=manifest, **parts
+        )
+        step = self._checkpoints.restore_latest(self._allow_changes)
+        if step is None and initialise is not None:
+            with self._strategy.scope():
+                initialise()
+        self.step = step or 0
+        self._check_same_step()
+        self.workdir.take(self._run)
+        self.workdir.keep_listing(self._source.listing)
+        self._lines = self.workdir.metrics_until(self.step)
+
+    def train(
+        self,
+        model: tf.keras.Model,
+        plan: Plan,
+        source,
+        dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+        *,
+        batch_size: int,
+        levels: dict[str, float],
+        show: Callable[[dict[str, float]], dict[str, str]],
+        largest_rank: int = 0,
+        on_trouble: str = "stop",
+        before: Callable[[tf.summary.SummaryWriter], None] | None = None,
+        **options,
+    ) -> dict[str, float]:
+        """Trains from `step` to the end of the plan, which must be ahead.
+
+        Args:
+          model: compiled, with a `train_step`.
+          plan: how long, and what when.
+          source: the images, to name those that cannot be read.
+          dataset: from an input context to the batches from `step` on.
+          batch_size: global, in images.
+          levels: losses to compare with, by name; each line of metrics holds them. The guard takes
+            the highest as the loss of a model that knows nothing.
+          show: from metrics to what the progress bar shows before the speed.
+          largest_rank: the most that the metric "effective_rank" could be; 0: it is not guarded.
+          on_trouble: "stop" or "warn".
+          before: called once with TensorBoard's writer, before the first step.
+          **options: of `training.loop.train`.
+
+        Returns:
+          The metrics of the last line.
+
+        Raises:
+          UserError: the run is in trouble; the last good checkpoint is kept.
+          Stopped: the run was asked to stop; everything is saved.
+        """
+        writer = self.workdir.summary_writer()
+        nothing_known = max(levels.values())
+        guard = Guard(self._lines, self._checkpoints, nothing_known, on_trouble, largest_rank)
+
+        def log(metrics):
+            metrics.update(levels)
+            self.workdir.log_metrics(metrics)
+            with writer.as_default(step=metrics["step"]):
+                for name, value in metrics.items():
+                    tf.summary.scalar(name, value)
+            guard.look(metrics)
+
+        with naming_bad_images(source):
+            if before is not None and self.workdir.writes:
+                before(writer)
+            with self._strategy.scope():
+                metrics = train(
+                    model,
+                    self._strategy.distribute_datasets_from_function(dataset),
+                    plan,
+                    start_step=self.step,
+                    batch_size=batch_size,
+                    checkpoints=self._checkpoints,
+                    log=log,
+                    describe=lambda metrics: {**show(metrics), **_speed(metrics)},
+                    **options,
+                )
+        self.step = plan.total_steps
+        return metrics
+
+    def hand_over(self, encoder: tf.keras.Model, *, image_size: int, card: dict) -> None:
+        """Exports the encoder and writes the report; of several hosts only the chief does.
+
+        Args:
+          encoder: a plain copy, float32.
+          image_size: side of the images in pixels.
+          card: what the encoder's card tells of its making.
+        """
+        if not self.workdir.writes:
+            return
+        card = {**card, "results": self.workdir.results()}
+        folder = export_encoder(encoder, self.workdir / "encoder", image_size=image_size, card=card)
+        report = write_report(self.workdir.path)
+        logging.info("The encoder is in %s, the report in %s.", folder, report)
+
+    def _check_same_step(self) -> None:
+        if not several_hosts(self._strategy):
+            return
+        own = tf.constant(float(self.step))
+        mean = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, own, axis=None)
+        if float(mean) != self.step:
+            raise UserError(
+                f"this host resumes at step {self.step}, others at another step: --workdir must be "
+                "storage that all hosts see."
+            )
+
+
+def _speed(metrics: dict[str, float]) -> dict[str, str]:
+    """Of the progress bar; the wait for data only where it is known."""
+    wait = {"wait": f"{metrics['data_wait']:.1%}"} if "data_wait" in metrics else {}
+    return {"img/s": f"{metrics['images_per_second']:.0f}", **wait}
