@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 # Each public name and its module, loaded when first asked for: TensorFlow takes seconds to import,
 # which `--help` or a mistyped flag should not.
 _HOMES = {
+    "Contrast": "losses",
+    "ContrastiveLoss": "losses",
     "LAMB": "optim.lamb",
     "LARS": "optim.lars",
     "NTXent": "losses",

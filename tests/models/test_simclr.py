@@ -198,7 +198,7 @@ def test_keras_file_round_trip(source, tmp_path):
     again = tf.keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     for part in ("encoder", "projection_head"):
         assert getattr(again, part).get_config() == getattr(model, part).get_config()
-    assert (again.temperature, again.probe_classes) == (0.5, 4)
+    assert (again.contrastive_loss.temperature, again.probe_classes) == (0.5, 4)
     images = source.images[:4] / np.float32(255)
     np.testing.assert_array_equal(
         again.predict(images, verbose=0), model.predict(images, verbose=0)

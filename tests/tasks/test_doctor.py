@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.toy_loss import Pull
 from tf_simclr import native, tasks
 from tf_simclr.config import Config
 from tf_simclr.data.decoding import MAX_BYTES
@@ -48,11 +49,18 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     assert said["steps"] == "39, 13 per epoch"  # 1297 // 96 = 13.
     # 1297 / 96 = 13.5; 0.3 * 96 / 256.
     assert said["warmup"] == "14 steps, to a peak learning rate of 0.1125"
-    assert re.match(r"about \d\.\d+ at the start .* chance, 5\.252 ", said["loss"])  # log(191).
+    # log(191).
+    assert re.match(r"nt_xent; about \d\.\d+ at the start .* chance, 5\.252 ", said["loss"])
     assert said["held"] == "0.00 GiB of decoded images"
     assert said["views"] == f"made by {native.state()}"
     assert said["memory"].endswith(": fits")
     assert not list(tmp_path.iterdir())
+
+
+def test_any_loss_will_do(capsys, monkeypatch):
+    monkeypatch.setattr(doctor.build, "loss_of", lambda config: Pull())
+    said = report(capsys)
+    assert said["loss"] == "Pull" and said["memory"].endswith(": fits")
 
 
 def test_looks_into_a_folder(capsys, tmp_path):

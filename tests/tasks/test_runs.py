@@ -13,11 +13,13 @@ import pytest
 import tensorflow as tf
 from absl import flags, logging
 
+from tests.toy_loss import Pull
 from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.optim.schedules import WarmupCosine
+from tf_simclr.tasks import build
 from tf_simclr.workdir import Workdir, read_results
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -78,6 +80,16 @@ def test_pretraining_leaves_what_it_promises(pretrained):
     assert {"contrastive_top1", "embedding_std", "data_wait", "images_per_second"} <= set(last)
     assert result(pretrained)["pretrain"]["step"] == 8
     assert (pretrained / "views.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_run_may_have_a_loss_without_ranks_and_levels(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "loss_of", lambda config: Pull())
+    run(tmp_path / "w", train_steps=4)
+    last = lines(tmp_path / "w")[-1]
+    assert last["step"] == 4 and np.isfinite(last["loss"])
+    assert not {"contrastive_top1", "chance_level", "untrained_level"} & set(last)
+    page = (tmp_path / "w" / "report.html").read_text()
+    assert "This run had a loss of" in page and "Chance" not in page
 
 
 def test_the_same_command_again_trains_no_further(pretrained):

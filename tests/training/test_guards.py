@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,6 +56,11 @@ def test_health_is_not_trouble(history):
 
 def test_few_rows_say_nothing_of_the_rank():
     assert diagnose(metrics([4.1] * 5, 0.9, 1.0), CHANCE, largest_rank=1) is None
+
+
+def test_divergence_is_told_without_a_level_of_chance():
+    trouble = diagnose(metrics([4.0, 2.0, 1.0, 6.0, 7.0, 8.0]), -math.inf)
+    assert trouble.what.endswith("it is 8.000, after 1.000, and has been above 4.500")
 
 
 class Saved:

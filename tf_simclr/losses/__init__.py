@@ -1,25 +1,23 @@
-"""NT-Xent over the global batch, and what its embeddings are watched by.
+"""Contrastive losses over the global batch, and what their embeddings are watched by.
+
+A loss is a value, a `ContrastiveLoss` (`contrast.py`); NT-Xent is one. A loss says all of itself
+that a model or a run asks for, so no other room knows which one it has.
 
 Everything here is computed in float32 whatever the embeddings' dtype.
 """
 
-from tf_simclr.losses.nt_xent import (
-    NTXent,
-    NTXentOutput,
-    chance_level,
-    check_temperature,
-    nt_xent,
-    replica_share,
-    untrained_level,
-)
+from tf_simclr.losses.choice import chosen_loss
+from tf_simclr.losses.contrast import Contrast, ContrastiveLoss, replica_share
+from tf_simclr.losses.nt_xent import NTXent, chance_level, nt_xent, untrained_level
 from tf_simclr.losses.spread import alignment, effective_rank, embedding_std, uniformity
 
 __all__ = [
+    "Contrast",
+    "ContrastiveLoss",
     "NTXent",
-    "NTXentOutput",
     "alignment",
     "chance_level",
-    "check_temperature",
+    "chosen_loss",
     "effective_rank",
     "embedding_std",
     "nt_xent",

@@ -1,15 +1,14 @@
-"""NT-Xent as the paper writes it: a pure function of embeddings, and a thin Keras loss."""
+"""NT-Xent as the paper writes it: a pure function of embeddings, and the loss made of it."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.distribute import num_replicas
 from tf_simclr.errors import UserError
+from tf_simclr.losses.contrast import Contrast, ContrastiveLoss
 from tf_simclr.losses.negatives import log_sum_of_negatives
 from tf_simclr.losses.spread import unit
 
@@ -17,18 +16,9 @@ _COSINES, _MOST_DRAWN = 2**20, 4096  # The sample of `untrained_level`: a tenth 
 _TIE = 1e-6  # Cosines that differ by less are equal, as far as float32 can tell.
 
 
-class NTXentOutput(NamedTuple):
-    """What `nt_xent` returns."""
-
-    loss: tf.Tensor
-    """Scalar float32: the mean of l(i, j) over the 2n views of this replica."""
-    positive_rank: tf.Tensor | None
-    """[2n] int32: how many of the 2N-2 negatives are at least as similar as the positive."""
-
-
 def nt_xent(
     z_a: tf.Tensor, z_b: tf.Tensor, temperature: float = 0.1, *, ranks: bool = True
-) -> NTXentOutput:
+) -> Contrast:
     """The normalised temperature-scaled cross entropy loss.
 
     With s(i, k) the cosine similarity and j the other view of the same image,
@@ -53,8 +43,9 @@ def nt_xent(
       ranks: whether to count how many negatives each positive has ahead of it.
 
     Returns:
-      The loss and the rank of each positive, first views before second views; without `ranks`
-      None. Ties count against the positive, so that a collapsed encoder does not look perfect.
+      The mean of l(i, j) over the 2n views of this replica, and the rank of each positive among
+      its 2N - 2 negatives; without `ranks` None. Ties count against the positive, so that a
+      collapsed encoder does not look perfect.
 
     Raises:
       UserError: temperature is not positive, or the shapes differ.
@@ -73,31 +64,43 @@ def nt_xent(
     loss = tf.reduce_mean(tf.nn.softplus(log_negatives - tf.repeat(positive, 2)))
     if ranks:
         rank = tf.reshape(tf.transpose(tf.reshape(rank, [-1, 2])), [-1])
-    return NTXentOutput(loss, rank)
+    return Contrast(loss, rank)
 
 
 @tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class NTXent(tf.keras.losses.Loss):
-    """`nt_xent` as a Keras loss: `NTXent(temperature)(z_a, z_b)` is the paper's L, a scalar.
+class NTXent(ContrastiveLoss):
+    """`nt_xent` as a loss: `NTXent(temperature)(z_a, z_b)` is the paper's L, a scalar.
 
     Outside a replica context, and there with one replica, it is L over the batch; in a replica
-    context it is this replica's share, whose mean over replicas is L over the global batch.
+    context it is this replica's share, whose mean over replicas is L over the global batch. Its
+    levels are `chance_level` and `untrained_level`.
 
     Attributes:
       temperature: T > 0; 0.1 is best for ImageNet, 0.5 for CIFAR-10 (paper, section 5.1 and
         appendix B.9).
     """
 
+    ranks_positives = True
+
     def __init__(self, temperature: float = 0.1, name: str = "nt_xent"):
         check_temperature(temperature)
-        super().__init__(reduction="none", name=name)  # `nt_xent` reduces by itself.
+        super().__init__(name=name)
         self.temperature = temperature
+
+    def contrast(self, z_a, z_b):
+        return nt_xent(z_a, z_b, self.temperature)
+
+    def levels(self, num_pairs, dim):
+        return {
+            "chance_level": chance_level(num_pairs),
+            "untrained_level": untrained_level(num_pairs, dim, self.temperature),
+        }
 
     def call(self, y_true, y_pred):
         return nt_xent(y_true, y_pred, self.temperature, ranks=False).loss
 
     def get_config(self):
-        return {"temperature": self.temperature, "name": self.name}
+        return {"temperature": self.temperature, **super().get_config()}
 
 
 def chance_level(num_pairs: int) -> float:
@@ -139,8 +142,3 @@ def check_temperature(temperature: float) -> None:
     """Raises UserError unless temperature is positive and finite."""
     if not 0.0 < temperature < math.inf:
         raise UserError(f"temperature must be positive; received {temperature!r}. Try 0.1 or 0.5.")
-
-
-def replica_share(loss: tf.Tensor) -> tf.Tensor:
-    """loss / replicas: optimisers sum gradients over replicas, the paper's L is their mean."""
-    return loss / num_replicas()

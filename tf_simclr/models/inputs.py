@@ -18,8 +18,8 @@ _KERAS_CV = ("augmented_images_0", "augmented_images_1")  # As keras-cv's Contra
 class Pairs:
     """Batches to train or evaluate on: two views of each image, and what a probe needs.
 
-    Views are a batch of `two_view_dataset`, or two tensors [n, H, W, C] as a tuple or as a dict
-    (NT-Xent does not depend on their order). A batch is `views` or `(views, labels)`, with the
+    Views are a batch of `two_view_dataset`, or two tensors [n, H, W, C] as a tuple or as a dict,
+    of which the first by name is the first view. A batch is `views` or `(views, labels)`, with the
     labels ignored; with a probe it is `(views, (images, labels))`. The dict of keras-cv's
     ContrastiveTrainer, with "augmented_images_0" and "augmented_images_1", and with "images" and
     "labels" for a probe, is taken as well.

@@ -50,7 +50,8 @@ class SimCLR(tf.keras.Model):
       encoder: f, a Keras model or layer from images [N, H, W, C] float32 to h [N, D]: functional,
         or of any other kind that has been called once, on images of any size that it takes.
       projection_head: g, a layer from h to z; default `ProjectionHead()`.
-      temperature: T of NT-Xent, > 0.
+      contrastive_loss: what the constructor calls `loss`, a `losses.ContrastiveLoss`; there
+        `temperature=T` is short for `loss=NTXent(T)`. Keras has a `loss` of its own in a model.
       probe_classes: number of classes of the online probe; 0: no probe.
       global_batch_norm: whether to synchronise batch normalisation across replicas.
       micro_batch_size: M, images that a replica has in work at a time; None: all. It divides the
@@ -65,22 +66,22 @@ class SimCLR(tf.keras.Model):
         self,
         encoder: tf.keras.Model,
         projection_head: tf.keras.layers.Layer | None = None,
-        temperature: float = 0.1,
+        temperature: float | None = None,
         probe_classes: int = 0,
         global_batch_norm: bool = True,
         micro_batch_size: int | None = None,
         rematerialize: bool = False,
         skip_bad_steps: bool = False,
+        loss: losses.ContrastiveLoss | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        losses.check_temperature(temperature)
         if micro_batch_size is not None and micro_batch_size < 1:
             raise UserError(f"micro_batch_size must be positive; received {micro_batch_size!r}.")
         images, h = interface_of(encoder)
         self.encoder = encoder
         self.projection_head = ProjectionHead() if projection_head is None else projection_head
-        self.temperature = temperature
+        self.contrastive_loss = losses.chosen_loss(loss, temperature)
         self.probe_classes = probe_classes
         self.global_batch_norm = global_batch_norm
         self.micro_batch_size = micro_batch_size
@@ -102,7 +103,8 @@ class SimCLR(tf.keras.Model):
             self._network = Network([[encoder, self.projection_head]])
         else:
             self._network = None
-        self._observed = StepMetrics(bool(probe_classes), finite_only=skip_bad_steps)
+        ranks = self.contrastive_loss.ranks_positives
+        self._observed = StepMetrics(ranks, bool(probe_classes), finite_only=skip_bad_steps)
         self._pairs = Pairs(images, bool(probe_classes), num_replicas())
         self._images = Images(images)
         # Keras finds these out in a model's first `__call__`, which training never makes; saving as
@@ -111,7 +113,7 @@ class SimCLR(tf.keras.Model):
         self.built = True
 
     def compile(self, optimizer="rmsprop", probe_optimizer=None, **kwargs):
-        """As `keras.Model.compile`, without a loss: NT-Xent is built in.
+        """As `keras.Model.compile`, without a loss: the constructor takes that.
 
         Args:
           optimizer: for encoder and projection head.
@@ -119,7 +121,10 @@ class SimCLR(tf.keras.Model):
           **kwargs: jit_compile, steps_per_execution, run_eagerly.
         """
         if kwargs.get("loss") is not None:
-            raise UserError(f"SimCLR has its own loss; received loss={kwargs['loss']!r}.")
+            raise UserError(
+                "compile takes no loss: give one to the constructor, as in SimCLR(encoder, head, "
+                f"loss=NTXent(0.1)); received loss={kwargs['loss']!r}."
+            )
         optimizer = tf.keras.optimizers.get(optimizer)
         if self.skip_bad_steps and self.dtype_policy.name != "mixed_float16":
             optimizer = skipping(optimizer)  # Of mixed float16 Keras makes the like itself.
@@ -143,7 +148,7 @@ class SimCLR(tf.keras.Model):
         """As `keras.Model.fit`; UserError unless the batches are as the class describes."""
         for name in ("sample_weight", "class_weight"):
             if kwargs.get(name) is not None:
-                raise UserError(f"NT-Xent does not weigh images; received {name}.")
+                raise UserError(f"SimCLR does not weigh images; received {name}.")
         given = _FIT.bind(self, x, y, batch_size, *args, **kwargs)
         given.apply_defaults()
         given = given.arguments
@@ -183,11 +188,11 @@ class SimCLR(tf.keras.Model):
         return {mean.name: mean.result() for mean in self.metrics}
 
     def _minimize(self, batch):
-        """The figure in the paper: two views of each image through f and g, then NT-Xent."""
+        """The figure in the paper: two views of each image through f and g, then the loss."""
         with tf.GradientTape() as tape:
             h = self.encoder(_views(batch), training=True)
             z_a, z_b = tf.split(self.projection_head(h, training=True), 2)
-            contrast = losses.nt_xent(z_a, z_b, self.temperature)
+            contrast = self.contrastive_loss.contrast(z_a, z_b)
             penalty = penalties([self.encoder, self.projection_head])
             loss = losses.replica_share(contrast.loss + penalty)
         self.optimizer.minimize(loss, self.learned_variables, tape=tape)
@@ -198,7 +203,7 @@ class SimCLR(tf.keras.Model):
         z_a, z_b, backward = forward(self._network, batch, _views, self.micro_batch_size)
         with tf.GradientTape() as tape:
             tape.watch([z_a, z_b])
-            contrast = losses.nt_xent(z_a, z_b, self.temperature)
+            contrast = self.contrastive_loss.contrast(z_a, z_b)
             loss = losses.replica_share(contrast.loss)
         upstream = [*tape.gradient(loss, [z_a, z_b]), losses.replica_share(tf.ones([]))]
         if self._can_skip:
@@ -224,7 +229,7 @@ class SimCLR(tf.keras.Model):
 
         parts = Parts(batch, self.micro_batch_size)
         z_a, z_b = parts.map(embed, (tf.float32, tf.float32))
-        self._observed.update(losses.nt_xent(z_a, z_b, self.temperature), z_a, z_b)
+        self._observed.update(self.contrastive_loss.contrast(z_a, z_b), z_a, z_b)
         if labelled is not None:
             self._probe_loss(*labelled)
         return {mean.name: mean.result() for mean in self.metrics}
@@ -234,7 +239,7 @@ class SimCLR(tf.keras.Model):
         return {
             "encoder": serialize(self.encoder),
             "projection_head": serialize(self.projection_head),
-            "temperature": self.temperature,
+            "loss": serialize(self.contrastive_loss),
             "probe_classes": self.probe_classes,
             "global_batch_norm": self.global_batch_norm,
             "micro_batch_size": self.micro_batch_size,
@@ -247,7 +252,8 @@ class SimCLR(tf.keras.Model):
     def from_config(cls, config, custom_objects=None):
         parts = {
             name: tf.keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("encoder", "projection_head")
+            for name in ("encoder", "projection_head", "loss")
+            if name in config  # Models saved before losses were values have only a temperature.
         }
         return cls(**{**config, **parts})
 

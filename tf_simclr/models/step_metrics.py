@@ -7,6 +7,7 @@ import tensorflow as tf
 from tf_simclr import losses
 from tf_simclr.distribute import num_replicas
 
+_TOP = {"contrastive_top1": 1, "contrastive_top5": 5}  # The positive is among the k nearest views.
 _WATCHED_ROWS = 512  # Embeddings whose spread is looked at; uniformity's cost is quadratic.
 
 
@@ -41,15 +42,16 @@ class StepMetrics:
       skipped: tf.keras.metrics.Sum, of the steps that were left out.
     """
 
-    def __init__(self, probe: bool, finite_only: bool):
+    def __init__(self, ranks: bool, probe: bool, finite_only: bool):
         """Makes the metrics' variables.
 
         Args:
+          ranks: whether the loss ranks positives, for the contrastive accuracies.
           probe: whether there is an online probe to observe.
           finite_only: leave NaN and infinity out of the means: of steps that were left out too.
         """
-        names = ["loss", "contrastive_top1", "contrastive_top5", "embedding_std", "alignment"]
-        names += ["uniformity", "effective_rank"]
+        self._top = _TOP if ranks else {}
+        names = ["loss", *self._top, "embedding_std", "alignment", "uniformity", "effective_rank"]
         names += ["probe_loss", "probe_top1"] if probe else []
         self.means = {name: _Mean(name=name) for name in names}
         self.skipped = _Sum(name="skipped_steps")
@@ -59,16 +61,16 @@ class StepMetrics:
         """Every metric; `skipped` only if steps can be skipped."""
         return [*self.means.values(), *([self.skipped] if skipping else [])]
 
-    def update(self, contrast: losses.NTXentOutput, z_a: tf.Tensor, z_b: tf.Tensor) -> None:
-        """Takes in a step: what `nt_xent` says of the embeddings z_a, z_b [N, D], and these."""
-        rank = contrast.positive_rank
+    def update(self, contrast: losses.Contrast, z_a: tf.Tensor, z_b: tf.Tensor) -> None:
+        """Takes in a step: what the loss says of the embeddings z_a, z_b [N, D], and these."""
         pairs = tf.shape(z_a)[0] if z_a.shape[0] is None else z_a.shape[0]
         # One pair alone has no negatives, and one embedding no spread: such values are left out.
         contrasted, spread = pairs * num_replicas() > 1, pairs > 1
+        rank = contrast.positive_rank
+        top = {name: tf.cast(rank < k, tf.float32) for name, k in self._top.items()}
         observed = {
             "loss": (contrast.loss, contrasted),
-            "contrastive_top1": (tf.cast(rank < 1, tf.float32), contrasted),
-            "contrastive_top5": (tf.cast(rank < 5, tf.float32), contrasted),
+            **{name: (value, contrasted) for name, value in top.items()},
             "embedding_std": (losses.embedding_std(z_a), spread),
             "alignment": (losses.alignment(z_a, z_b), True),
             "uniformity": (losses.uniformity(z_a[:_WATCHED_ROWS]), spread),

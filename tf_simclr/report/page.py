@@ -110,20 +110,23 @@ def _section(title: str, content: str) -> str:
     return f"<h2>{html.escape(title)}</h2>{content}"
 
 
+# What the levels mean that a loss may have; `pictures.curves` draws them as dashed lines.
+_LEVELS = {
+    "untrained_level": "An untrained encoder starts near {:.3f}, the loss of random embeddings.",
+    "chance_level": "Chance, {:.3f}, is the loss of identical embeddings. A long run ends below "
+    "it. A short one may end above it and still have learned, as long as its loss falls.",
+}
+
+
 def _levels(lines: list[dict]) -> str:
-    """What the two dashed lines of the loss mean; nothing where the run has none."""
-    first, line = lines[0], lines[-1]
-    if "untrained_level" not in line:
-        return ""
-    return (
-        f"<p>This run had a loss of {first['loss']:.3f} at step {first['step']} and of "
-        f"{line['loss']:.3f} at step {line['step']}. "
-        f"An untrained encoder starts near {line['untrained_level']:.3f}, the loss of "
-        "embeddings in random directions, which is above chance because some of them are similar "
-        f"by accident. Chance, {line['chance_level']:.3f}, is the loss of embeddings that are all "
-        "alike: log(2N - 1). A long run ends below both. A short one may end above chance and "
-        "still have learned, as long as its loss falls.</p>"
+    """The loss at both ends of the run, and the levels to compare it with."""
+    first, last = lines[0], lines[-1]
+    known = [text.format(last[name]) for name, text in _LEVELS.items() if name in last]
+    run = (
+        f"This run had a loss of {first['loss']:.3f} at step {first['step']} and of "
+        f"{last['loss']:.3f} at step {last['step']}."
     )
+    return f"<p>{' '.join([run, *known])}</p>"
 
 
 def _image(png: bytes, alt: str) -> str:

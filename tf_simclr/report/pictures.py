@@ -13,8 +13,8 @@ from tf_simclr.errors import printable
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 _BY_FEATURES = {"trained encoder": BLUE, "random encoder": GREY, "raw pixels": ORANGE}
 _LEVELS = (
-    ("untrained_level", "untrained: random directions", ":"),
-    ("chance_level", "chance, log(2N - 1): all alike", "--"),
+    ("untrained_level", "untrained: random embeddings", ":"),
+    ("chance_level", "chance: identical embeddings", "--"),
 )
 _MOST_POINTS = 1500  # Of a t-SNE map: more only hides and takes long.
 
@@ -39,7 +39,7 @@ def view_grid(path: str, images: np.ndarray) -> None:
 
 
 def curves(lines: list[dict]) -> bytes:
-    """Loss with its two levels, contrastive accuracy, and spread, over the steps."""
+    """Loss with its levels, contrastive accuracy, and spread, over the steps."""
     figure, axes = _figure(1, 3, (12, 3.4))
     steps = [line["step"] for line in lines]
 
@@ -47,7 +47,7 @@ def curves(lines: list[dict]) -> bytes:
         if name in lines[-1]:
             ax.plot(steps, [line.get(name, np.nan) for line in lines], color=color, label=label)
 
-    draw(axes[0], "loss", "NT-Xent loss", BLUE)
+    draw(axes[0], "loss", "loss", BLUE)
     for name, label, style in _LEVELS:
         if name in lines[-1]:
             axes[0].axhline(lines[-1][name], color=GREY, ls=style, label=label)

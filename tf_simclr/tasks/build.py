@@ -12,6 +12,7 @@ from absl import logging
 from tf_simclr.config import Config
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
 from tf_simclr.flagfile import from_flagfile, recorded, to_flagfile
+from tf_simclr.losses import ContrastiveLoss, NTXent
 from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
@@ -176,12 +177,17 @@ def encoder_of(config: Config, channels: int) -> tf.keras.Model:
     )
 
 
+def loss_of(config: Config) -> ContrastiveLoss:
+    """The loss of a pretraining run."""
+    return NTXent(config.temperature)
+
+
 def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> SimCLR:
     """Builds and compiles the model; call it inside the strategy's scope."""
     model = SimCLR(
         encoder_of(config, channels),
         ProjectionHead(config.num_proj_layers, config.proj_out_dim),
-        temperature=config.temperature,
+        loss=loss_of(config),
         probe_classes=probe_classes,
         global_batch_norm=config.global_bn,
         micro_batch_size=config.micro_batch_size or None,

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr import losses, native
+from tf_simclr import native
 from tf_simclr.checkpoints import variable_paths
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images, listed
@@ -17,6 +17,7 @@ from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import printable
+from tf_simclr.losses import ContrastiveLoss
 from tf_simclr.tasks import build
 from tf_simclr.training.memory import available_bytes, peak_bytes
 
@@ -54,7 +55,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     peak = f"to a peak learning rate of {plan.peak_learning_rate:g}"
     _say("warmup", f"{plan.warmup_steps} steps, {peak}")
     need = Need.of(config, source, plan)
-    _say("loss", _levels(config, need.embedding_dim))
+    _say("loss", _loss(build.loss_of(config), config.train_batch_size, need.embedding_dim))
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = source.take(np.setdiff1d(np.arange(source.num_examples), source.unreadable))
     source = build.for_training(config, source)  # What it takes is no longer free.
@@ -74,7 +75,7 @@ class Need:
       fixed: tensors that do not grow with the batch, gradients above all.
       per_image: activations.
       per_stored_image: an image of the batch that waits for its turn: its two views as they come.
-      loss: NT-Xent, as on one replica.
+      loss: the loss and its gradient, as on one replica.
       embedding_dim: D of z.
     """
 
@@ -104,6 +105,7 @@ class Need:
         per_image = (high - low) // (_TRACED[1] - _TRACED[0])
         width = build.embedding_dim(config, model.encoder)
         z = tf.TensorSpec([config.train_batch_size, width])
+        loss = _with_gradient(model.contrastive_loss)
         variables = variable_paths(tf.train.Checkpoint(model=model)).values()
         return cls(
             parameters=sum(v.shape.num_elements() for v in model.learned_variables),
@@ -111,7 +113,7 @@ class Need:
             fixed=low - _TRACED[0] * per_image,
             per_image=per_image,
             per_stored_image=2 * config.image_size**2 * source.channels,
-            loss=peak_bytes(_loss_and_gradient.get_concrete_function(z, z, config.temperature)),
+            loss=peak_bytes(loss.get_concrete_function(z, z)),
             embedding_dim=width,
         )
 
@@ -124,13 +126,17 @@ class Need:
         return int(_SCRATCH * step + _PROCESS)
 
 
-def _levels(config: Config, width: int) -> str:
-    batch = config.train_batch_size
-    untrained = losses.untrained_level(batch, width, config.temperature)
-    return (
-        f"about {untrained:.3f} at the start (random embeddings); below chance, "
-        f"{losses.chance_level(batch):.3f} (identical embeddings), once it has learned"
-    )
+# What a run may expect of the levels that its loss has.
+_LEVELS = {
+    "untrained_level": "about {:.3f} at the start (random embeddings)",
+    "chance_level": "below chance, {:.3f} (identical embeddings), once it has learned",
+}
+
+
+def _loss(loss: ContrastiveLoss, batch_size: int, embedding_dim: int) -> str:
+    levels = loss.levels(batch_size, embedding_dim)
+    known = [text.format(levels[name]) for name, text in _LEVELS.items() if name in levels]
+    return "; ".join([loss.name, *known])
 
 
 def _held(source: Source, config: Config) -> str:
@@ -158,12 +164,17 @@ def _memory(need: Need, config: Config, share: int, free: int | None) -> str:
     return text + ": does not fit, nor would one image at a time; choose a smaller --encoder"
 
 
-@tf.function
-def _loss_and_gradient(z_a, z_b, temperature):
-    with tf.GradientTape() as tape:
-        tape.watch([z_a, z_b])
-        contrast = losses.nt_xent(z_a, z_b, temperature)
-    return contrast, tape.gradient(contrast.loss, [z_a, z_b])
+def _with_gradient(loss: ContrastiveLoss):
+    """The loss as a step computes it, and its gradient, of embeddings z_a and z_b [n, D]."""
+
+    @tf.function
+    def compute(z_a, z_b):
+        with tf.GradientTape() as tape:
+            tape.watch([z_a, z_b])
+            contrast = loss.contrast(z_a, z_b)
+        return contrast, tape.gradient(contrast.loss, [z_a, z_b])
+
+    return compute
 
 
 def _batch(config, source, images):

@@ -7,7 +7,7 @@ import functools
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr import augment, losses
+from tf_simclr import augment
 from tf_simclr.checkpoints import start_from
 from tf_simclr.config import Config
 from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
@@ -84,16 +84,14 @@ def _train(config: Config, strategy, source, plan: Plan, model, session: Session
         )
     source = build.for_training(config, source)
     batch, width = config.train_batch_size, build.embedding_dim(config, model.encoder)
-    levels = {
-        "chance_level": losses.chance_level(batch),
-        "untrained_level": losses.untrained_level(batch, width, config.temperature),
-    }
+    levels = model.contrastive_loss.levels(batch, width)
 
     def show(metrics):
-        compared = ", ".join(f"{name[:-6]} {value:.3f}" for name, value in levels.items())
+        top1 = metrics.get("contrastive_top1")
         return {
-            "loss": f"{metrics['loss']:.3f} ({compared})",
-            "top1": f"{metrics['contrastive_top1']:.1%}",
+            "loss": f"{metrics['loss']:.3f}",
+            **{name.removesuffix("_level"): f"{level:.3f}" for name, level in levels.items()},
+            **({} if top1 is None else {"top1": f"{top1:.1%}"}),
         }
 
     dataset = functools.partial(_dataset, config, source, start_step=session.step)

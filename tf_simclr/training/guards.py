@@ -69,7 +69,7 @@ def diagnose(lines: list[dict], chance: float, largest_rank: int = 0) -> Trouble
 
     Args:
       lines: of metrics.jsonl, oldest first; only finite numbers.
-      chance: the loss of a model that knows nothing, whichever way.
+      chance: the loss of a model that knows nothing, whichever way; -inf: it is not known.
       largest_rank: what `effective_rank` could be at most, min(n - 1, D).
 
     Returns:
@@ -94,7 +94,7 @@ def diagnose(lines: list[dict], chance: float, largest_rank: int = 0) -> Trouble
     start = max(line["loss"] for line in lines[:LINES])
     limit = max(best + _ABOVE, start + _ABOVE / 2, chance + _ABOVE / 2)
     if all(line["loss"] > limit for line in last):
-        what = f"{last[-1]['loss']:.3f}, after {best:.3f}, and knowing nothing gives {chance:.3f}"
+        what = f"{last[-1]['loss']:.3f}, after {best:.3f}, and has been above {limit:.3f}"
         return Trouble(
             f"the loss diverges: it is {what}",
             since,

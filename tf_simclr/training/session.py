@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -130,7 +131,7 @@ class Session:
           dataset: from an input context to the batches from `step` on.
           batch_size: global, in images.
           levels: losses to compare with, by name; each line of metrics holds them. The guard takes
-            the highest as the loss of a model that knows nothing.
+            the highest as the loss of a model that knows nothing; without one it does not compare.
           show: from metrics to what the progress bar shows before the speed.
           largest_rank: the most that the metric "effective_rank" could be; 0: it is not guarded.
           on_trouble: "stop" or "warn".
@@ -145,7 +146,7 @@ class Session:
           Stopped: the run was asked to stop; everything is saved.
         """
         writer = self.workdir.summary_writer()
-        nothing_known = max(levels.values())
+        nothing_known = max(levels.values(), default=-math.inf)
         guard = Guard(self._lines, self._checkpoints, nothing_known, on_trouble, largest_rank)
 
         def log(metrics):

@@ -1,0 +1,27 @@
+"""Which loss a model has that is given a loss, or only a temperature, or neither."""
+
+from __future__ import annotations
+
+from tf_simclr.errors import UserError
+from tf_simclr.losses.contrast import ContrastiveLoss
+from tf_simclr.losses.nt_xent import NTXent
+
+
+def chosen_loss(loss: ContrastiveLoss | None, temperature: float | None) -> ContrastiveLoss:
+    """`loss`, or NT-Xent of that temperature; with neither argument, NT-Xent of its default one.
+
+    Raises:
+      UserError: both are given; or `loss` is something else than a loss on unlabelled pairs.
+    """
+    if loss is None:
+        return NTXent() if temperature is None else NTXent(temperature)
+    if not isinstance(loss, ContrastiveLoss):
+        raise UserError(f"loss must be a ContrastiveLoss, such as NTXent(0.1); received {loss!r}.")
+    if temperature is not None:
+        raise UserError(
+            f"temperature={temperature!r} is short for loss=NTXent({temperature!r}), but loss is "
+            f"given too, {loss.name!r}; give only one of them."
+        )
+    if loss.needs_labels:
+        raise UserError(f"loss {loss.name!r} needs labels, which pairs of views do not carry.")
+    return loss

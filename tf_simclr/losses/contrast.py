@@ -1,0 +1,85 @@
+"""What a model and a run need to know of a contrastive loss: the class that losses derive from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_simclr.distribute import num_replicas
+
+
+class Contrast(NamedTuple):
+    """What a loss makes of a batch of pairs."""
+
+    loss: tf.Tensor
+    """Scalar float32: the mean loss of this replica's pairs."""
+    positive_rank: tf.Tensor | None = None
+    """[2n] int32: how many negatives are at least as similar as the positive, first views before
+    second views; None: the loss does not count them."""
+
+
+class ContrastiveLoss(tf.keras.losses.Loss):
+    """Base class of losses on pairs of embeddings, for `SimCLR(encoder, head, loss=...)`.
+
+    A subclass implements `contrast`; it also sets `ranks_positives` and implements `levels` if it
+    has them. To be saved with a model, it adds its constructor's arguments to `get_config` and is
+    registered with `tf.keras.utils.register_keras_serializable`. A loss has no weights.
+
+        @tf.keras.utils.register_keras_serializable(package="mine")
+        class Alignment(tf_simclr.ContrastiveLoss):
+            def contrast(self, z_a, z_b):
+                u_a, u_b = (tf.math.l2_normalize(z, axis=1) for z in (z_a, z_b))
+                return tf_simclr.Contrast(tf.reduce_mean(tf.reduce_sum((u_a - u_b) ** 2, axis=1)))
+
+    As any Keras loss it can be called: `loss(z_a, z_b)` is the scalar alone.
+
+    Attributes:
+      ranks_positives: whether `contrast` returns ranks, from which the model reports
+        contrastive_top1 and contrastive_top5.
+      needs_labels: whether the loss cannot do without the labels of the images. `SimCLR` refuses
+        such a loss, because pairs of views carry no labels.
+    """
+
+    ranks_positives = False
+    needs_labels = False
+
+    def __init__(self, name: str | None = None):
+        # `contrast` takes the mean itself.
+        super().__init__(reduction="none", name=name or type(self).__name__)
+
+    def contrast(self, z_a: tf.Tensor, z_b: tf.Tensor) -> Contrast:
+        """The loss of a replica's pairs, differentiable in both arguments.
+
+        The mean of the replicas' losses is the loss of the global batch. A loss with negatives
+        gathers those of the other replicas itself (`distribute.gather_others`).
+
+        Args:
+          z_a: [n, D] embeddings of the first views, any float dtype, not normalised.
+          z_b: [n, D] embeddings of the second views, in the same order.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement contrast(z_a, z_b).")
+
+    def levels(self, num_pairs: int, dim: int) -> dict[str, float]:
+        """The losses of embeddings that hold no information, to compare a run with.
+
+        Args:
+          num_pairs: N, of the global batch.
+          dim: D of the embeddings.
+
+        Returns:
+          By its name in metrics.jsonl each level that the loss has: "chance_level", of identical
+          embeddings, and "untrained_level", of embeddings in random directions. Empty: it has none.
+        """
+        return {}
+
+    def call(self, y_true, y_pred):
+        return self.contrast(y_true, y_pred).loss
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def replica_share(loss: tf.Tensor) -> tf.Tensor:
+    """loss / replicas: optimisers sum gradients over replicas, the global loss is their mean."""
+    return loss / num_replicas()
