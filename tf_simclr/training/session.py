@@ -131,7 +131,7 @@ class Session:
           dataset: from an input context to the batches from `step` on.
           batch_size: global, in images.
           levels: losses to compare with, by name; each line of metrics holds them. The guard takes
-            the highest as the loss of a model that knows nothing; without one it does not compare.
+            the highest as the loss of a model that knows nothing.
           show: from metrics to what the progress bar shows before the speed.
           largest_rank: the most that the metric "effective_rank" could be; 0: it is not guarded.
           on_trouble: "stop" or "warn".
