@@ -161,7 +161,7 @@ def test_finds_the_micro_batch_that_fits(capsys, monkeypatch):
 
 def test_the_largest_that_fits_or_none():
     config = Config(**{**SMALL, "train_batch_size": 12})
-    need = doctor.Need(1000, 0, 0, 2**28, 0, 0)  # A quarter of a GiB for each image.
+    need = doctor.Need(1000, 0, 0, 2**28, 0, 0, 0)  # A quarter of a GiB for each image.
     free = int(need.bytes(12, 4) / 0.9) + 1
     assert doctor._memory(need, config, 12, free).endswith("--micro_batch_size=4 does")
     assert "choose a smaller --encoder" in doctor._memory(need, config, 12, need.bytes(12, 1))

@@ -109,7 +109,7 @@ def test_stopped_and_resumed_without_the_encoder_it_started_from(
 
 
 def test_two_replicas_change_nothing(pretrained, tmp_path):
-    settings = {**SMALL, **STEPS, "train_steps": 1, "log_steps": 1, "learning_rate": 0.05}
+    settings = {**SMALL, **STEPS, "train_steps": 1, "log_steps": 1, "warmup_epochs": 0.0}
     for replicas in (1, 2):
         config = Config(
             workdir=str(tmp_path / str(replicas)),
