@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tf_simclr import main
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
-from tf_simclr.checkpoints.harmless import check_config
+from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.config import Config
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError, printable
@@ -241,7 +241,7 @@ def test_a_vocabulary_is_not_read_from_a_local_file(kind, setting, tmp_path):
             check_config(config)
 
 
-def test_a_vocabulary_of_words_is_harmless():
+def test_a_vocabulary_of_words_is_safe():
     check_config(text_layer("StringLookup", vocabulary=["cat", "dog"]))
     check_config(text_layer("IntegerLookup", vocabulary=[3, 5]))
 

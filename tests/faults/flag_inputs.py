@@ -200,7 +200,7 @@ def follow(config: Config) -> None:
         return
     run = build.identity_of(config)
     Workdir(config.workdir).check_is_of(run)
-    Workdir(config.workdir).take(run)
+    Workdir(config.workdir).claim(run)
     changed = run.changed_from(read_text(Workdir(config.workdir) / "flags.resolved"))
     if changed:
         raise Fault(f"a run is not recognised by its own flags.resolved: {changed}")
@@ -267,4 +267,4 @@ def try_resolved(rng) -> None:
         parse([f"--mode={mode}", "--workdir=w", *more])
     else:
         run = build.identity_of(Config(workdir="w", encoder="resnet18", train_steps=3))
-        Workdir("w").take(run)
+        Workdir("w").claim(run)

@@ -8,8 +8,8 @@ import os
 import tensorflow as tf
 
 from tf_simclr.checkpoints.files import MANIFEST
-from tf_simclr.checkpoints.harmless import check_config, check_keras_file
 from tf_simclr.checkpoints.restoring import newest_whole, parts_in, restore
+from tf_simclr.checkpoints.safe_config import check_config, check_keras_file
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import plain_copy
 

@@ -62,7 +62,7 @@ def check_config(config: Any) -> None:
         for part in config:
             check_config(part)
     elif isinstance(config, dict):
-        if "class_name" in config and not _is_harmless(config):
+        if "class_name" in config and not _is_safe(config):
             raise UserError(
                 f"its config asks for {config.get('module')}.{config['class_name']} "
                 f"({str(config.get('config'))[:80]}), which could run any code or read a local "
@@ -73,7 +73,7 @@ def check_config(config: Any) -> None:
             check_config(part)
 
 
-def _is_harmless(config: dict) -> bool:
+def _is_safe(config: dict) -> bool:
     name, inner = config["class_name"], config.get("config")
     registered = tf.keras.saving.get_registered_object
     if name == "function":
