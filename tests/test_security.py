@@ -356,7 +356,7 @@ def test_printable():
 
 
 def test_errors_and_logs_are_printable(capsys):
-    main._told(UserError("two lines:\n  \x1b[31m\udcff"))
+    main._report(UserError("two lines:\n  \x1b[31m\udcff"))
     assert capsys.readouterr().err == "error: two lines:\n  \\x1b[31m\\udcff\n"
     record = logging.LogRecord("x", logging.INFO, "x", 1, "%s", ("\x1b[2J\udc80",), None)
     assert main._Formatter("%(message)s").format(record) == r"\x1b[2J\udc80"

@@ -178,7 +178,7 @@ def parse(arguments: list[str]) -> Config:
     flag_defs.define_flags(values)
     left = flag_defs.parse(["tf_simclr", *arguments], values)
     if len(left) > 1:
-        raise flags.Error(f"{left[1]!r} is no flag")  # As main says.
+        raise flags.Error(f"{left[1]!r} is not a flag")  # As main says.
     return flag_defs.config_from_flags(values)
 
 

@@ -83,9 +83,7 @@ class RunCheckpoints:
             checkpoint.write(os.path.join(self.directory, f"tmp-{step}"))
             self._publish(step)
         except tf.errors.OpError as error:
-            with contextlib.suppress(
-                tf.errors.OpError
-            ):  # The removal may fail for the same reason.
+            with contextlib.suppress(tf.errors.OpError):  # This may fail likewise.
                 self._remove(_is_temporary)
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.directory}: "
@@ -121,17 +119,15 @@ class RunCheckpoints:
         for name, variable in variables.items():
             if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
                 raise UserError(
-                    f"{name.removesuffix(VALUE)} is NaN or infinite after step {step}, so that step "
-                    f"is not saved; the last checkpoint before it is kept: {self.newest()}. Try a "
+                    f"{name.removesuffix(VALUE)} is NaN or infinite after step {step}, so it is "
+                    f"not saved; the last checkpoint before it is kept: {self.newest()}. Try a "
                     "lower --learning_rate, a longer --warmup_epochs, or --precision=float32."
                 )
 
     def _publish(self, step: int) -> None:
         """Gives the files of a checkpoint their names, the index last."""
         index, data = f"ckpt-{step}.index", f"ckpt-{step}.data-"
-        self._remove(
-            lambda name: name == index
-        )  # Or the old index would briefly point to new data.
+        self._remove(lambda name: name == index)  # It must not point to new data.
         self._remove(lambda name: name.startswith(data))
         for name in names_in(self.directory):
             if name.startswith(f"tmp-{step}.data-"):
@@ -147,9 +143,7 @@ class RunCheckpoints:
 
     def _remove(self, which) -> None:
         names = [name for name in names_in(self.directory) if which(name)]
-        for name in sorted(
-            names, reverse=True
-        ):  # ".index" before ".data": without it there is no checkpoint.
+        for name in sorted(names, reverse=True):  # ".index" before ".data".
             path = os.path.join(self.directory, name)
             gfile.rmtree(path) if gfile.isdir(path) else gfile.remove(path)
 

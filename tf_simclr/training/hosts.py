@@ -14,7 +14,7 @@ from tensorflow.python.eager import context  # The only way to the hosts' key-va
 from tf_simclr.distribute import host_names, several_hosts
 from tf_simclr.errors import STOPPED, Stopped
 
-# Seconds a step may take. The first step, which also traces and compiles, may take three times that.
+# Seconds a step may take; three times as many for the first, which also traces and compiles.
 HANGING_AFTER = 600.0
 _ANSWER = 5.0  # Seconds to wait for the other hosts to report their state.
 _RESUME = "The last checkpoint is kept; the same command on all hosts resumes from it."
@@ -113,6 +113,6 @@ class Watch:
                 answer = "does not answer"
             states.append(f"{name} {answer}")
         return (
-            f"step {self._step} has not ended within {limit:.0f} seconds: {'; '.join(states)}. Look "
-            f"at a host that does not answer or waits for data. {_RESUME}"
+            f"step {self._step} has not ended within {limit:.0f} seconds: {'; '.join(states)}. "
+            f"Look at a host that does not answer or waits for data. {_RESUME}"
         )

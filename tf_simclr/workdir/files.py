@@ -76,7 +76,8 @@ class Workdir:
             self._refuse_changes(run.changed_from(storage.read_text(saved)), allow_changes)
         elif gfile.exists(self / "checkpoints") and not found and not allow_changes:
             raise UserError(
-                f"--workdir={self.path} holds checkpoints but no flags.resolved with their settings. "
+                f"--workdir={self.path} holds checkpoints but no flags.resolved with their "
+                "settings. "
                 "Use another --workdir."
             )
         self.results()  # Fails now rather than when results are to be written.
@@ -114,7 +115,7 @@ class Workdir:
             )
 
     def claim(self, run: Identity) -> None:
-        """Claims the folder for this run, once it is known that the run can start or resume there."""
+        """Claims the folder for this run; call it once the run is known to start or resume."""
         if not self.writes:
             return
         try:
@@ -124,7 +125,7 @@ class Workdir:
         storage.write_whole(self / "flags.resolved", run.text)
 
     def metrics_until(self, step: int) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl up to `step`; later lines are dropped, as those steps run again."""
+        """The lines of metrics.jsonl up to `step`; drops later ones, whose steps run again."""
         path = self / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         if self.writes and gfile.exists(path):

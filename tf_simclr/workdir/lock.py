@@ -31,7 +31,7 @@ def locked(workdir: str):
     every 10 seconds, and is stale if unchanged for 40. The file is removed when the run ends.
 
     Raises:
-      UserError: another run, which the message names, uses the workdir; or the folder cannot be made.
+      UserError: another run uses the workdir (the message names it); or the folder cannot be made.
     """
     path = os.path.join(workdir, "lock")
     try:
@@ -62,7 +62,7 @@ def _flock(path: str):
             raise _taken(path, owner) from None
         except OSError as error:  # A network file system without locks.
             logging.warning(
-                "%s cannot be locked (%s): make sure that no other run uses this folder.",
+                "%s cannot be locked (%s): make sure that no other run uses it.",
                 path,
                 error,
             )
@@ -96,9 +96,7 @@ def _lease(path: str):
     """Acquires the lease; returns a context manager that releases it."""
     found = _content(path)
     if found:
-        logging.info(
-            "%s exists; waiting %.0f s to see whether its run is alive ...", path, _STALE_AFTER
-        )
+        logging.info("%s exists; checking for %.0f s that its run is dead ...", path, _STALE_AFTER)
         deadline = time.monotonic() + _STALE_AFTER
         while time.monotonic() < deadline and _content(path):
             if _content(path) != found:

@@ -96,9 +96,7 @@ def _git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", "__init__.py"
-        )  # Fails in a checkout that does not track this package.
+        git("ls-files", "--error-unmatch", "__init__.py")  # Fails if the package is untracked.
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
