@@ -98,8 +98,8 @@ def on_replicas(
     Args:
       strategy: the current one.
       step: what a replica does with its share of the arguments.
-      jit_compile: compile it with XLA into one program. XLA has no collective operations on CPUs, so with
-        several CPU replicas the parts between collectives become separate programs.
+      jit_compile: compile it with XLA into one program. XLA has no collective
+        operations on CPUs: several CPU replicas get one program per part between collectives.
     """
     if not jit_compile:
         return functools.partial(strategy.run, step)
@@ -107,7 +107,7 @@ def on_replicas(
     if on_cpus and strategy.num_replicas_in_sync > 1:
 
         def run(args):
-            # Not inside the step: replicas are traced in turn into one graph, which this scope covers.
+            # Not inside the step: replicas are traced in turn into one graph, to which the scope belongs.
             with tf.xla.experimental.jit_scope():
                 return strategy.run(step, args)
 

@@ -107,7 +107,8 @@ def _mean(plane):
     return tf.reduce_mean(plane, axis=-1, keepdims=True)
 
 
-# The functions below take planes [..., H * W] and parameters that broadcast: [B, 1], or scalars for one image.
+# The functions below take planes [..., H * W]; parameters broadcast: [B, 1], or scalars for one
+# image.
 
 
 def _contrast(planes, factor):

@@ -23,9 +23,8 @@ from tf_simclr.workdir.results import read_results, write_result
 
 gfile = tf.io.gfile
 
-_PATTERN = frozenset(
-    "[\\"
-)  # TensorFlow reads a path with these as a pattern that does not match itself.
+# TensorFlow reads a path with these as a pattern that does not match itself.
+_PATTERN = frozenset("[\\")
 _DURATION = ("train_epochs", "train_steps", "warmup_epochs")
 
 
