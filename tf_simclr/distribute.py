@@ -107,7 +107,7 @@ def on_replicas(
     if on_cpus and strategy.num_replicas_in_sync > 1:
 
         def run(args):
-            # Not inside the step: replicas are traced in turn into one graph, to which the scope belongs.
+            # Not inside the step: replicas are traced in turn into one graph, whose scope this is.
             with tf.xla.experimental.jit_scope():
                 return strategy.run(step, args)
 
