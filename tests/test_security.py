@@ -185,7 +185,7 @@ def test_a_keras_file_is_a_zip_without_pickles(tmp_path):
     outputs = tf.keras.layers.Lambda(lambda x: tf.reduce_mean(x, [1, 2]))(inputs)
     tf.keras.Model(inputs, outputs).save(tmp_path / "old.h5")
     (tmp_path / "old.h5").rename(tmp_path / "old.keras")  # Keras would read it, without safe mode.
-    with pytest.raises(UserError, match="old.keras cannot be loaded: it is no zip"):
+    with pytest.raises(UserError, match="old.keras cannot be loaded: it is not a zip"):
         load_encoder_from(tmp_path / "old.keras")
     with zipfile.ZipFile(tmp_path / "npz.keras", "w") as archive:
         archive.writestr("model.weights.npz", b"")
