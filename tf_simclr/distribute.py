@@ -73,7 +73,7 @@ def first_task() -> bool:
 
 
 def enable_determinism(seed: int) -> None:
-    """Makes every operation bitwise reproducible; call it before any operation runs."""
+    """Allows only bitwise reproducible operations from now on; call it before any runs."""
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 

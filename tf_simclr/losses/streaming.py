@@ -13,7 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 LARGEST_LOGIT = 50.0
-"""The sum of a million exponentials of it, and their ratio to that sum, fit float32."""
+"""The sum Z of a million exponentials of it, and the weight 1e-6 / Z, fit float32."""
 
 _MOST_ROWS = 520
 """Approximate rows per block: larger is faster, smaller takes less memory."""
