@@ -76,7 +76,7 @@ FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
             ["--mode=linear_eval", "--workdir=run", "--labels_per_class=1,5000"],
             "--labels_per_class=1,5000 cannot be met: class '",
         ),
-        (["stray"], "'stray' is no flag"),
+        (["stray"], "'stray' is not a flag"),
         (["--flagfile=missing.flags"], "missing.flags"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -250,7 +250,7 @@ def test_the_folder_of_images_comes_from_the_run_around_an_export(tmp_path, monk
         ("card.json", "[]", "card.json is not a JSON object"),
         ("card.json", "{" * 9999, "card.json is not a JSON object"),
         ("card.json", '{"settings": {"image_size": "x"}}', "card.json has --image_size=x, which"),
-        ("card.json", '{"settings": [1]}', r"card.json has \[1\] in the place of settings"),
+        ("card.json", '{"settings": [1]}', r"card.json has \[1\] instead of settings"),
         ("card.json", '{"input": {"image_size": []}}', r"card.json has --image_size=\[\], which"),
         ("manifest.json", '{"flags": {"seed": [1]}}', r"manifest.json has --seed=\[1\], which"),
         ("manifest.json", "\udcff", "manifest.json cannot be read"),

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tf_simclr import main
 from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
-from tf_simclr.checkpoints.harmless import check_config
+from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.config import Config
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError, printable
@@ -185,7 +185,7 @@ def test_a_keras_file_is_a_zip_without_pickles(tmp_path):
     outputs = tf.keras.layers.Lambda(lambda x: tf.reduce_mean(x, [1, 2]))(inputs)
     tf.keras.Model(inputs, outputs).save(tmp_path / "old.h5")
     (tmp_path / "old.h5").rename(tmp_path / "old.keras")  # Keras would read it, without safe mode.
-    with pytest.raises(UserError, match="old.keras cannot be loaded: it is no zip"):
+    with pytest.raises(UserError, match="old.keras cannot be loaded: it is not a zip"):
         load_encoder_from(tmp_path / "old.keras")
     with zipfile.ZipFile(tmp_path / "npz.keras", "w") as archive:
         archive.writestr("model.weights.npz", b"")
@@ -241,7 +241,7 @@ def test_a_vocabulary_is_not_read_from_a_local_file(kind, setting, tmp_path):
             check_config(config)
 
 
-def test_a_vocabulary_of_words_is_harmless():
+def test_a_vocabulary_of_words_is_safe():
     check_config(text_layer("StringLookup", vocabulary=["cat", "dog"]))
     check_config(text_layer("IntegerLookup", vocabulary=[3, 5]))
 
@@ -356,7 +356,7 @@ def test_printable():
 
 
 def test_errors_and_logs_are_printable(capsys):
-    main._told(UserError("two lines:\n  \x1b[31m\udcff"))
+    main._report(UserError("two lines:\n  \x1b[31m\udcff"))
     assert capsys.readouterr().err == "error: two lines:\n  \\x1b[31m\\udcff\n"
     record = logging.LogRecord("x", logging.INFO, "x", 1, "%s", ("\x1b[2J\udc80",), None)
     assert main._Formatter("%(message)s").format(record) == r"\x1b[2J\udc80"

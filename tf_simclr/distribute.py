@@ -1,4 +1,4 @@
-"""Where the step runs: one device, GPUs, hosts or a TPU; and what replicas tell each other."""
+"""Distribution strategies (one device, GPUs, hosts or a TPU) and collectives over replicas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
 
-_SLURM_PORTS = 20_000  # And the 8,000 above.
+_SLURM_PORTS = 20_000  # Jobs use ports from this one to 8,000 above it.
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
@@ -31,13 +31,13 @@ def make_strategy(
         multi_worker when TF_CONFIG is set or Slurm has started several tasks, tpu when `tpu_name`
         is given, mirrored with two or more GPUs, else one device.
       tpu_name, tpu_zone, gcp_project: as `TPUClusterResolver` takes them; "local" on a TPU VM.
-      virtual_cpus: split the CPU into this many devices, to try replicas without GPUs; 0: do not.
+      virtual_cpus: devices to split the CPU into, to try replicas without GPUs; 0: no split.
 
     Returns:
       The strategy. Its `num_replicas_in_sync` is the number of replicas.
 
     Raises:
-      UserError: unknown name, or a device that is not there.
+      UserError: the name is unknown or the device does not exist.
     """
     if name not in STRATEGIES:
         raise unknown_name("strategy", name, STRATEGIES)
@@ -66,14 +66,14 @@ def make_strategy(
 
 
 def first_task() -> bool:
-    """Whether this process is the first of those that TF_CONFIG or Slurm names, or alone."""
+    """Whether this process is alone, or the first of those that TF_CONFIG or Slurm lists."""
     if os.environ.get("TF_CONFIG") or _slurm_tasks():
         return _resolver_place(_resolver())[1] == 0
     return True
 
 
 def enable_determinism(seed: int) -> None:
-    """Only operations that give the same bits each time from now on; call it before any runs."""
+    """Allows only bitwise reproducible operations from now on; call it before any runs."""
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
@@ -84,7 +84,7 @@ def several_hosts(strategy: tf.distribute.Strategy) -> bool:
 
 
 def host_names(strategy: tf.distribute.Strategy) -> tuple[list[str], int]:
-    """(every host's task and address, the place of this one); ([], 0) of a single process."""
+    """(every host's task and address, the index of this one); ([], 0) for a single process."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return [], 0
     return _resolver_place(strategy.cluster_resolver)
@@ -98,8 +98,8 @@ def on_replicas(
     Args:
       strategy: the current one.
       step: what a replica does with its share of the arguments.
-      jit_compile: compile it by XLA, to one program; of several replicas on CPUs, where XLA has no
-        collective operations, what lies between these to programs of its own.
+      jit_compile: compile it with XLA into one program. XLA has no collective
+        operations on CPUs: several CPU replicas get one program per part between collectives.
     """
     if not jit_compile:
         return functools.partial(strategy.run, step)
@@ -107,7 +107,7 @@ def on_replicas(
     if on_cpus and strategy.num_replicas_in_sync > 1:
 
         def run(args):
-            # Not inside the step: replicas are traced by turns in one graph, whose scope this is.
+            # Not inside the step: replicas are traced in turn into one graph, whose scope this is.
             with tf.xla.experimental.jit_scope():
                 return strategy.run(step, args)
 
@@ -116,20 +116,20 @@ def on_replicas(
 
 
 def num_replicas() -> int:
-    """Replicas in sync in the current strategy; 1 where there is none."""
+    """Replicas in sync in the current strategy; 1 if there is none."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def gather_others(x: tf.Tensor) -> tf.Tensor:
-    """What the other replicas have where this one has `x`, concatenated along axis 0.
+    """Gathers `x` from the other replicas, concatenated along axis 0.
 
-    Not differentiable: whoever gathers knows what the gradient needs of the others.
+    Not differentiable: the caller defines the gradient.
 
     Args:
       x: [n, D], the same shape on every replica.
 
     Returns:
-      [(replicas - 1) * n, D], of the replicas after this one, then those before it. Outside a
+      [(replicas - 1) * n, D], from the replicas after this one, then those before it. Outside a
       replica context, or with one replica, [0, D].
     """
     context = tf.distribute.get_replica_context()
@@ -148,7 +148,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def _resolver_place(resolver) -> tuple[list[str], int]:
-    """(every host's task and address, the place of this one), the chief first."""
+    """(every host's task and address, the index of this one), the chief first."""
     jobs = resolver.cluster_spec().as_dict()
     tasks = [(job, i) for job in ("chief", "worker") for i in range(len(jobs.get(job, ())))]
     names = [f"{job} {i} ({jobs[job][i]})" for job, i in tasks]
@@ -166,10 +166,10 @@ def _multi_worker() -> tf.distribute.Strategy:
 
 
 def _resolver():
-    """The hosts, as the environment names them.
+    """The cluster resolver for the hosts that the environment lists.
 
     Raises:
-      UserError: it names none, or this one is none of them.
+      UserError: it lists none, or not this host.
     """
     try:
         resolver = _resolve()
@@ -187,8 +187,8 @@ def _resolve():
     resolvers = tf.distribute.cluster_resolver
     if os.environ.get("TF_CONFIG") or not _slurm_tasks():
         return resolvers.TFConfigClusterResolver()
-    # Not TensorFlow's SlurmClusterResolver: it sorts hosts by their letters (n10 before n9), which
-    # are then not where Slurm's ranks are, and it needs a GPU.
+    # Not TensorFlow's SlurmClusterResolver: it sorts hosts alphabetically (n10 before n9), so
+    # their order differs from Slurm's ranks, and it needs a GPU.
     from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver as slurm
 
     hosts = slurm.expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
@@ -205,7 +205,7 @@ def _resolve():
 
 
 def _slurm_tasks() -> int:
-    """How many tasks the Slurm step has that this process is one of; 0: none, or alone."""
+    """Number of tasks in this process's Slurm step; 0 outside Slurm or for a single task."""
     count = int(os.environ.get("SLURM_STEP_NUM_TASKS", 0))
     return count if count > 1 and "SLURM_PROCID" in os.environ else 0
 

@@ -1,4 +1,4 @@
-"""Errors a user can mend: what was wrong, what was received, what to do."""
+"""Errors that a user can fix: what was wrong, what was received, what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STOPPED = 75  # Exit code of `Stopped`; EX_TEMPFAIL of sysexits.h: try again.
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for, said in a message that stands alone.
+    """An invalid request by the user; the message is complete by itself.
 
     The binary prints it as one line and exits with `BAD_REQUEST`; everything else is a bug and
     keeps its traceback. It is a `ValueError`, so library users need not know of it.
@@ -26,7 +26,7 @@ def printable(text: object) -> str:
     """A text as one line for a terminal or a page.
 
     Args:
-      text: anything, such as a file name with control characters or bytes that are no UTF-8.
+      text: anything, such as a file name with control characters or bytes that are not UTF-8.
 
     Returns:
       What `str` makes of it, with every character that is not printable as a Python escape.

@@ -1,4 +1,4 @@
-"""What --help and --helpfull print. Standard library only: help comes at once."""
+"""What --help and --helpfull print. Uses only the standard library, so help appears at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tf_simclr.settings import meaning
 
 _SHORT = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
 _FULL = ("--helpfull", "-helpfull")
-# What most people set; the others have a default that is right for most.
+# The flags that most people set.
 _OFTEN_SET = (
     *("workdir", "init_from", "dataset", "data_dir", "image_size", "encoder"),
     *("train_batch_size", "train_epochs", "learning_rate", "temperature"),
@@ -28,14 +28,14 @@ _WIDTH = 88
 
 
 def answer_help(argv: list[str]) -> int | None:
-    """Prints what a command line asks to know of the flags.
+    """Prints the help that a command line asks for.
 
     Args:
       argv: the program's name and its arguments.
 
     Returns:
-      The exit code; None where it asks for no help. A command line without any argument gets help
-      too, as a mistake.
+      The exit code; None if it does not ask for help. An empty command line is an error that also
+      prints help.
     """
     words = argv[1 : argv.index("--", 1)] if "--" in argv[1:] else argv[1:]
     short, full = (bool(set(words) & set(asking)) for asking in (_SHORT, _FULL))
@@ -47,7 +47,7 @@ def answer_help(argv: list[str]) -> int | None:
     with contextlib.suppress(BrokenPipeError):  # For example from `| head`.
         print(text, file=sys.stdout if argv[1:] else sys.stderr, flush=True)
         return 0 if argv[1:] else BAD_REQUEST
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit.
     return 0
 
 
@@ -92,7 +92,7 @@ def _with_default(field: dataclasses.Field) -> str:
 
 
 def _entry(name: str, text: str, column: int) -> str:
-    """A name, and its text in lines of its own column."""
+    """A name with its text wrapped in a column."""
     lines = textwrap.wrap(text, _WIDTH - column, break_on_hyphens=False)
     return textwrap.indent("\n".join(lines), " " * column).replace(
         " " * column, f"  {name}".ljust(column), 1

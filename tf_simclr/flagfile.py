@@ -67,10 +67,10 @@ def from_json(settings: Any, file: str) -> dict[str, Any]:
       file: its name, for the message.
 
     Raises:
-      UserError: they are not an object, or a value is not of its setting's type.
+      UserError: `settings` is not an object, or a value is not of its setting's type.
     """
     if not isinstance(settings, dict):
-        raise UserError(f"{file} has {settings!r} in the place of settings; restore the file.")
+        raise UserError(f"{file} has {settings!r} instead of settings; restore the file.")
     return {
         name: _parsed(name, str(value), file)
         for name, value in settings.items()

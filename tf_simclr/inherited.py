@@ -1,6 +1,6 @@
-"""The settings that an earlier run, or an encoder, brings along.
+"""Settings inherited from an earlier run or an encoder.
 
-Standard library only, except for remote paths, so that a mistyped flag is answered at once.
+Standard library only, except for remote paths, so that a mistyped flag is reported at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MANIFEST, CARD, RESOLVED = "manifest.json", "card.json", "flags.resolved"
 
 
 def settings_of_run(workdir: str) -> dict[str, Any]:
-    """{name: value} of every setting of the run in a workdir; {} where there is none.
+    """{name: value} of every setting of the run in a workdir; {} if there is none.
 
     Raises:
       UserError: WORKDIR/flags.resolved is damaged or cannot be read.
@@ -38,7 +38,7 @@ def settings_of_encoder(path: str) -> dict[str, Any]:
         exported encoder's folder or a .keras file.
 
     Raises:
-      UserError: a file that has them is damaged or cannot be read.
+      UserError: a file with settings is damaged or cannot be read.
     """
     path = path.rstrip("/") or path
     folder = os.path.dirname(path)

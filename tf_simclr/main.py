@@ -9,8 +9,8 @@ import logging as std_logging
 import os
 import sys
 
-# Before TensorFlow starts: it complains of GPU libraries on machines without a GPU, and what really
-# goes wrong reaches us as an exception.
+# Before TensorFlow starts: it warns about GPU libraries on machines without a GPU, and real
+# errors reach us as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
@@ -20,7 +20,7 @@ from tf_simclr.errors import BAD_REQUEST, STOPPED, Stopped, UserError, printable
 from tf_simclr.flag_help import answer_help
 from tf_simclr.modes import MODES
 
-INTERRUPTED = 130  # Of SIGINT, where nothing is to be saved; the shell's 128 + 2.
+INTERRUPTED = 130  # Exit code for SIGINT when there is nothing to save: the shell's 128 + 2.
 
 
 def cli() -> None:
@@ -36,14 +36,14 @@ def _parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list
     try:
         return flag_defs.parse(argv, flag_values)
     except (flags.Error, UserError) as error:
-        sys.exit(_told(error))
+        sys.exit(_report(error))
 
 
 def _main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
     _quiet_logging()
     try:
         if len(argv) > 1:
-            raise UserError(f"{argv[1]!r} is no flag; every flag starts with two dashes.")
+            raise UserError(f"{argv[1]!r} is not a flag; every flag starts with two dashes.")
         config = flag_defs.config_from_flags(flag_values)
         # Imported late: TensorFlow takes seconds, a mistyped flag should not.
         from tf_simclr import tasks
@@ -65,7 +65,7 @@ def _main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
         )
         tasks.run(config, strategy)
     except UserError as error:
-        return _told(error)
+        return _report(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return STOPPED
@@ -75,7 +75,7 @@ def _main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
     return 0
 
 
-def _told(error: Exception) -> int:
+def _report(error: Exception) -> int:
     print(f"error: {_printable_lines(str(error))}", file=sys.stderr)
     return BAD_REQUEST
 
@@ -90,7 +90,7 @@ def _printable_lines(text: str) -> str:
 
 
 def _quiet_logging() -> None:
-    """Our messages without decoration; of TensorFlow's only the warnings."""
+    """Logs our messages without a prefix, and only warnings from TensorFlow."""
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(_Formatter("%(message)s"))

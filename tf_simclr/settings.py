@@ -1,4 +1,4 @@
-"""What a setting is: a field with its meaning and limits; and whether a value keeps to them.
+"""Settings: fields with a meaning and limits, and the check of values against them.
 
 Standard library only.
 """
@@ -80,7 +80,7 @@ def check(field: dataclasses.Field, value: Any) -> None:
         if any(unicodedata.category(char) in _UNWRITABLE for char in value):
             raise UserError(
                 f"--{field.name} must be text without line breaks, control characters and bytes "
-                f"that are no UTF-8; received {value!r}."
+                f"that are not UTF-8; received {value!r}."
             )
         return
     low, high = limits["low"], limits["high"]

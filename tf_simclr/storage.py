@@ -1,4 +1,4 @@
-"""Whole files, local or of any scheme that `tf.io.gfile` knows; a failure names the file."""
+"""Atomic file writes, local or any scheme that `tf.io.gfile` supports; errors name the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ gfile = tf.io.gfile
 
 
 def write_whole(path: str, contents: str | bytes) -> None:
-    """Replaces a file whole: a crash or a full disk leaves the old one or the new one.
+    """Replaces a file atomically: a crash or a full disk leaves the old or the new content.
 
     Raises:
       UserError: it cannot be written.
@@ -24,7 +24,7 @@ def write_whole(path: str, contents: str | bytes) -> None:
 
 
 def append(path: str, line: str) -> None:
-    """Adds a line to a text file, which is made if it is not there.
+    """Appends a line to a text file, creating it if needed.
 
     Raises:
       UserError: it cannot be written.
@@ -48,10 +48,10 @@ def read_text(path: str) -> str:
 
 
 def read_bytes(path: str) -> bytes | None:
-    """The content of a file; None where there is none.
+    """The content of a file; None if there is no file.
 
     Raises:
-      OSError, tf.errors.OpError: it is there and cannot be read.
+      OSError, tf.errors.OpError: the file exists but cannot be read.
     """
     if not gfile.exists(path):
         return None
@@ -61,7 +61,7 @@ def read_bytes(path: str) -> bytes | None:
 
 @contextlib.contextmanager
 def naming(path: str):
-    """Turns a failure to write a file into a message that names it."""
+    """Turns a failure to write a file into a UserError that names it."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:

@@ -144,7 +144,7 @@ def test_lies_in_the_workdir(folder, looked, tmp_path):
     workdir = Workdir(config.workdir)
     assert workdir.listing() is None
     source = build.source_of(config, "train")
-    workdir.take(build.identity_of(config))
+    workdir.claim(build.identity_of(config))
     workdir.keep_listing(source.listing)
     looked.clear()
     assert names(build.source_of(config, "train")) == names(source) and not looked

@@ -178,7 +178,7 @@ def parse(arguments: list[str]) -> Config:
     flag_defs.define_flags(values)
     left = flag_defs.parse(["tf_simclr", *arguments], values)
     if len(left) > 1:
-        raise flags.Error(f"{left[1]!r} is no flag")  # As main says.
+        raise flags.Error(f"{left[1]!r} is not a flag")  # As main says.
     return flag_defs.config_from_flags(values)
 
 
@@ -200,7 +200,7 @@ def follow(config: Config) -> None:
         return
     run = build.identity_of(config)
     Workdir(config.workdir).check_is_of(run)
-    Workdir(config.workdir).take(run)
+    Workdir(config.workdir).claim(run)
     changed = run.changed_from(read_text(Workdir(config.workdir) / "flags.resolved"))
     if changed:
         raise Fault(f"a run is not recognised by its own flags.resolved: {changed}")
@@ -267,4 +267,4 @@ def try_resolved(rng) -> None:
         parse([f"--mode={mode}", "--workdir=w", *more])
     else:
         run = build.identity_of(Config(workdir="w", encoder="resnet18", train_steps=3))
-        Workdir("w").take(run)
+        Workdir("w").claim(run)

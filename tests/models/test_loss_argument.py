@@ -12,7 +12,7 @@ from tests.models.test_recompute import BATCH, RATE, VIEWS, assert_same, network
 from tests.replicas import mirrored
 from tests.toy_loss import Pull
 from tf_simclr import losses
-from tf_simclr.checkpoints.harmless import check_config
+from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.errors import UserError
 from tf_simclr.models.simclr import SimCLR
 

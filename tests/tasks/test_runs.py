@@ -327,7 +327,7 @@ def command(workdir, *extra):
         ),
         (["--temperature=0"], "error: --temperature must be positive; received 0.0", 2),
         (["--mode=trian"], "error: unknown --mode 'trian': did you mean", 2),
-        (["stray"], "error: 'stray' is no flag", 2),
+        (["stray"], "error: 'stray' is not a flag", 2),
     ],
 )
 def test_the_binary_says_one_clear_line(extra, message, code, tmp_path):

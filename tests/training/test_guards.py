@@ -71,14 +71,14 @@ class Saved:
 def test_a_guard_stops_with_the_last_good_checkpoint_or_warns_once(monkeypatch):
     bad = metrics([4.1] * 5, [0.9, 0.9, 0.01, 0.01, 0.01])
     guard = Guard(bad[:3], Saved(), CHANCE, "stop", 63)
-    guard.look(bad[3])
+    guard.check(bad[3])
     with pytest.raises(UserError, match="collapsed to a point.*from then: ckpt-30.*--init_from"):
-        guard.look(bad[4])
+        guard.check(bad[4])
     warnings = []
     monkeypatch.setattr(guards.logging, "warning", lambda *words: warnings.append(words))
     guard = Guard([], Saved(), CHANCE, "warn", 63)
     for line in bad * 2:
-        guard.look(line)
+        guard.check(line)
     assert len(warnings) == 1 and "collapsed" in warnings[0][1]
     assert LINES == 3
 

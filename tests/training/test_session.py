@@ -28,7 +28,7 @@ def identity(**settings):
 @pytest.mark.parametrize("left", ["views.png", "metrics.jsonl", "tensorboard", "checkpoints"])
 def test_a_start_that_saved_nothing_blocks_nothing(left, tmp_path):
     workdir = Workdir(str(tmp_path))
-    workdir.take(identity())
+    workdir.claim(identity())
     path = tmp_path / left
     path.write_text("") if "." in left else path.mkdir()
     workdir.check_is_of(identity(temperature=0.5, encoder="resnet50"))
@@ -37,7 +37,7 @@ def test_a_start_that_saved_nothing_blocks_nothing(left, tmp_path):
 @pytest.mark.parametrize("made", ["encoder", "results", "checkpoints/ckpt-2.index", "result.json"])
 def test_what_a_run_has_made_is_not_overwritten_by_another(made, tmp_path):
     workdir = Workdir(str(tmp_path))
-    workdir.take(identity())
+    workdir.claim(identity())
     path = tmp_path / made
     path.parent.mkdir(exist_ok=True)
     path.write_text("{}") if "." in made else path.mkdir()

@@ -1,4 +1,4 @@
-"""Gaussian blur with a sigma of each image's own."""
+"""Gaussian blur with one sigma per image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def gaussian_blur(x, sigma):
     """Separable Gaussian blur of [B, H, W, C] images by [B] sigmas in pixels; 0 is the identity.
 
     The kernel has 2 r + 1 taps, r = (H // 10) // 2 (paper, appendix A: a tenth of the image), and
-    the border is padded with zeros, as the reference. Differs from google-research/simclr
+    the border is padded with zeros, as in the reference. Differs from google-research/simclr
     (tf2/data_util.py): sigma per image, as the paper says, not one for the batch.
     """
     if blur_radius(x.shape[1]) == 0:

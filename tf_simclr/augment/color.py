@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_simclr.augment.planes import from_planes, to_planes
 
-# Row o lists which operation comes first, second, third and fourth in order number o.
+# Row o lists the operations of order o, first to fourth.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 JITTER_ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 
@@ -19,7 +19,7 @@ _LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as `tf.image.rgb_to_grayscale`
 
 
 def color_jitter(x, brightness, contrast, saturation, hue, order):
-    """Brightness, contrast, saturation and hue in an order of each image's own, clipped after each.
+    """Brightness, contrast, saturation and hue in a separate order per image, clipped after each.
 
     Args:
       x: [B, H, W, C] float32 in [0, 1].
@@ -107,7 +107,8 @@ def _mean(plane):
     return tf.reduce_mean(plane, axis=-1, keepdims=True)
 
 
-# Of planes [..., H * W], with parameters that broadcast: [B, 1], or scalars for one image.
+# The functions below take planes [..., H * W]; parameters broadcast: [B, 1], or scalars for one
+# image.
 
 
 def _contrast(planes, factor):
@@ -147,7 +148,7 @@ def _turn_hue(planes, value, chroma, delta):
     r, g, b = planes
     scale = tf.math.reciprocal_no_nan(chroma)
     # Hue in sixths of a turn, from the sector of the largest channel. Channels are compared with
-    # each other: XLA may compute `value` twice, rounded differently, and then none equals it.
+    # each other: XLA may compute `value` twice, rounded differently, and no channel equals it.
     sixths = tf.where(
         (r >= g) & (r >= b),
         (g - b) * scale,

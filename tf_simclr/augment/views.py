@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util  # What else knows of XLA while tracing?
+from tensorflow.python.ops import control_flow_util  # The only way to detect XLA while tracing.
 
 from tf_simclr import native
 from tf_simclr.augment.blur import blur_radius, blur_stack

@@ -1,7 +1,7 @@
-"""A run's state on disk: written whole or not at all, restored strictly; an encoder from either.
+"""A run's state on disk: written whole or not at all, restored strictly; loads encoders.
 
 A checkpoint is what `tf.train.Checkpoint(**parts).write` makes (`ckpt-<step>.index`, `.data-*`), so
-any TensorFlow program can read it; `manifest.json` beside it says how to rebuild the encoder.
+any TensorFlow program can read it; `manifest.json` alongside it says how to rebuild the encoder.
 """
 
 from tf_simclr.checkpoints.encoder import load_encoder_from, start_from

@@ -1,4 +1,4 @@
-"""An encoder from whatever holds one."""
+"""Loads an encoder from a workdir, a checkpoint, an export or a .keras file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import tensorflow as tf
 
 from tf_simclr.checkpoints.files import MANIFEST
-from tf_simclr.checkpoints.harmless import check_config, check_keras_file
 from tf_simclr.checkpoints.restoring import newest_whole, parts_in, restore
+from tf_simclr.checkpoints.safe_config import check_config, check_keras_file
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import plain_copy
 
@@ -17,7 +17,7 @@ gfile = tf.io.gfile
 
 
 def load_encoder_from(path) -> tf.keras.Model:
-    """Loads an encoder from whatever holds one.
+    """Loads an encoder from a workdir, a checkpoint, an export or a .keras file.
 
     Args:
       path: a workdir (its newest checkpoint, else its export), a checkpoints folder, a checkpoint,
@@ -27,25 +27,25 @@ def load_encoder_from(path) -> tf.keras.Model:
       The encoder: float32, plain batch normalisation, every layer trainable.
 
     Raises:
-      UserError: none is there, with what was looked for; or it cannot be read.
+      UserError: there is no encoder (the message lists what was tried), or it cannot be read.
     """
     try:
         encoder = plain_copy(_find_encoder(os.fspath(path)))
-    except tf.errors.OpError as error:  # Storage that does not answer, or of an unknown scheme.
+    except tf.errors.OpError as error:  # Storage is down, or the scheme unknown.
         raise UserError(f"the encoder at {path!r} cannot be read: {error.message}") from error
     encoder.trainable = True
     return encoder
 
 
 def start_from(path: str, encoder: tf.keras.Model) -> None:
-    """Gives an encoder the weights of another, of the same architecture.
+    """Copies the weights of another encoder of the same architecture.
 
     Args:
       path: as `load_encoder_from`.
       encoder: gets the weights.
 
     Raises:
-      UserError: none is at `path`, or a weight has another shape.
+      UserError: there is no encoder at `path`, or a weight has another shape.
     """
     given = load_encoder_from(path)
     shapes, own = ([w.shape.as_list() for w in e.weights] for e in (given, encoder))
@@ -89,7 +89,7 @@ def _find_encoder(path: str) -> tf.keras.Model:
                 "tf_simclr.load_encoder loads the SavedModel as a layer."
             )
     raise UserError(
-        f"no encoder at {path!r}: it is no checkpoint ({path}.index), no .keras file, and no "
+        f"no encoder at {path!r}: it is not a checkpoint ({path}.index), a .keras file or a "
         "folder with checkpoints/ckpt-<step>.index, ckpt-<step>.index, encoder.keras or "
         "encoder/encoder.keras."
     )
@@ -103,7 +103,7 @@ def _from_checkpoint(path: str) -> tf.keras.Model:
         check_config(config)
         encoder = tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
         if not isinstance(encoder, tf.keras.Model):
-            raise TypeError(f"it holds {encoder!r}, no Keras model")
+            raise TypeError(f"it holds {encoder!r}, which is not a Keras model")
     except Exception as error:  # A missing, broken or foreign manifest can fail in any way.
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the encoder cannot be rebuilt from {file}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Reads the files of a checkpoint in any folder, and says why where they cannot be read."""
+"""Reads the files of a checkpoint in any folder, and reports why they cannot be read."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ gfile = tf.io.gfile
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _BOOKKEEPING = (GRAPH, "save_counter" + VALUE)
-# What TensorFlow's reader raises on files that are no checkpoint, or half of one.
+# What TensorFlow's reader raises on files that are not a checkpoint, or only part of one.
 UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
-_GLOB = frozenset("*?[\\")  # TensorFlow's reader takes its path for a pattern of these.
+_GLOB = frozenset("*?[\\")  # TensorFlow's reader treats a path with these as a pattern.
 # The storage failed, and the file may be whole.
 _OUT_OF_REACH = (
     tf.errors.PermissionDeniedError,
@@ -53,7 +53,7 @@ def opened(path: str) -> Iterator[tuple[Any, dict[str, tuple[list[int], str]]]]:
 
 @contextlib.contextmanager
 def _without_pattern(path: str) -> Iterator[str]:
-    """Yields a path of the same checkpoint that TensorFlow's reader does not take for a pattern.
+    """Yields a path of the same checkpoint that TensorFlow's reader does not treat as a pattern.
 
     The reader looks for files that match its path: "runs/lr=[1e-3,2]/ckpt-5" does not match itself,
     and an escaped path does not help, as the reader then opens the escaped name. So it gets links
@@ -81,9 +81,9 @@ def _without_pattern(path: str) -> Iterator[str]:
 
 
 def unreadable(path: str, suffix: str, error: Exception) -> UserError:
-    """The error to raise for `error` of TensorFlow's reader.
+    """The error to raise when TensorFlow's reader raised `error`.
 
-    It is `Damaged`, for which an older checkpoint is a way out, unless the storage failed: an
+    It is `Damaged`, which lets the caller try an older checkpoint, unless the storage failed: an
     outage or a missing permission must not send a run back to an older step.
     """
     files = _files_of(path, suffix)
@@ -94,7 +94,7 @@ def unreadable(path: str, suffix: str, error: Exception) -> UserError:
         except _OUT_OF_REACH as failure:
             return UserError(f"checkpoint file {file} cannot be read: {failure.message}.")
         except tf.errors.OpError:
-            pass  # For example a folder in the place of the file.
+            pass  # For example a folder in place of the file.
     file = files[0] if files else f"{path}{suffix}*"
     reason = (getattr(error, "message", None) or str(error)).splitlines()[0].rstrip(".")
     return Damaged(f"checkpoint file {file} is {'damaged' if files else 'missing'}: {reason}.")

@@ -1,4 +1,4 @@
-"""Strict restore: everything fits, or nothing changes and the message lists what does not."""
+"""Strict restore: either everything fits, or nothing changes and the error lists what does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SLOT = "/.OPTIMIZER_SLOT/"
 _LEGACY_LAMB = (
     "An earlier version of tf_simclr began this run, with the LAMB of tensorflow-addons, whose "
     "moments cannot be restored. Finish the run with that version, or pass --allow_changes to keep "
-    "the weights and start LAMB anew: moments of zero, and the learning rate from the first step "
+    "the weights and restart LAMB: with zero moments, and the learning rate from the first step "
     "of its schedule."
 )
 _LISTED = 20  # Variables of each kind that an error names.
@@ -32,7 +32,7 @@ _LISTED = 20  # Variables of each kind that an error names.
 class RestoreReport:
     """What happened to each variable; names as in `variable_paths`.
 
-    Of a restore that did not raise, all but the first hold variables of ignored parts only.
+    If `restore` did not raise, all but the first hold variables of ignored parts only.
 
     Attributes:
       matched: restored.
@@ -51,7 +51,7 @@ class RestoreReport:
         left = (*self.missing, *self.mismatched)
         if left or self.unexpected:
             logging.warning(
-                "Restored %d variables; %d are left as initialised: %s. %d of the checkpoint are "
+                "Restored %d variables; %d are left as initialised: %s. %d in the checkpoint are "
                 "not used: %s.",
                 len(self.matched),
                 *(len(left), _few(left)),
@@ -66,7 +66,7 @@ def restore(path, *, ignore: Iterable[str] = (), **parts) -> RestoreReport:
 
     Args:
       path: the checkpoint's path without ".index".
-      ignore: names of parts, there or here, that need not fit; what fits of them is restored.
+      ignore: names of parts, there or here, that need not fit; what fits is restored.
       **parts: as given to `RunCheckpoints`, or some of them.
 
     Returns:
@@ -106,13 +106,13 @@ def newest_whole(directory: str, read: Callable[[str], Any]) -> tuple[int | None
 
     Args:
       directory: the folder.
-      read: from a checkpoint's path to anything; raises `Damaged` where it cannot be read.
+      read: maps a checkpoint's path to a result; raises `Damaged` if it cannot be read.
 
     Returns:
-      Its step and what `read` gave; (None, None) where there is no checkpoint.
+      Its step and what `read` returned; (None, None) if there is no checkpoint.
 
     Raises:
-      UserError: every one is damaged, or what else `read` raises.
+      UserError: all are damaged; or whatever `read` raises.
     """
     damaged = []
     for step in reversed(steps_in(directory)):
@@ -126,8 +126,8 @@ def newest_whole(directory: str, read: Callable[[str], Any]) -> tuple[int | None
         return step, found
     if damaged:
         raise UserError(
-            f"no checkpoint in {directory} can be read. Of the newest: {damaged[0]} Bring the "
-            "files back, or remove them all to start anew."
+            f"no checkpoint in {directory} can be read. The newest: {damaged[0]} Restore "
+            "the files, or remove them all to start over."
         )
     return None, None
 

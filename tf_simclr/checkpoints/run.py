@@ -27,18 +27,18 @@ class RunCheckpoints:
     """The checkpoints of one run in one folder, the newest `keep` of them.
 
     A reader, or a run killed at any moment, finds only whole checkpoints: one exists once its index
-    file does, which is written last, and older ones go only then.
+    file does, which is written last; older ones are removed only then.
 
-    With several hosts each must call `save`, as reading a variable may need all of them; only the
-    chief leaves files.
+    With several hosts every host must call `save`, since reading a variable may need all of them;
+    only the chief leaves files.
     """
 
     def __init__(self, directory, *, keep: int = 5, manifest: dict | None = None, **parts):
-        """Touches nothing on disk.
+        """Changes nothing on disk.
 
         Args:
-          directory: the folder, local or of any scheme `tf.io.gfile` knows; made when needed.
-          keep: how many checkpoints stay, >= 1.
+          directory: the folder, local or any scheme `tf.io.gfile` supports; made when needed.
+          keep: how many checkpoints to keep, >= 1.
           manifest: JSON-ready; "encoder" (`tf.keras.saving.serialize_keras_object`) is what
             `load_encoder_from` rebuilds the encoder from.
           **parts: models, layers, optimisers, variables. An optimiser without variables gets them
@@ -54,7 +54,7 @@ class RunCheckpoints:
         build_optimizers(parts)
 
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint; None where there is none."""
+        """Step of the newest checkpoint; None if there is none."""
         return max(steps_in(self.directory), default=None)
 
     def newest(self, before: int | None = None) -> str:
@@ -71,7 +71,7 @@ class RunCheckpoints:
         """
         checkpoint = tf.train.Checkpoint(**self.parts)
         variables = variable_paths(checkpoint)
-        self._refuse_no_numbers(step, variables)
+        self._refuse_non_finite(step, variables)
         strategy = strategy_of(variables.values())
         if not strategy.extended.should_checkpoint:
             with tempfile.TemporaryDirectory() as scratch:
@@ -79,11 +79,11 @@ class RunCheckpoints:
             return
         try:
             gfile.makedirs(self.directory)
-            self._remove(_is_temporary)  # Of a run that was killed while saving.
+            self._remove(_is_temporary)  # Left by a run that was killed while saving.
             checkpoint.write(os.path.join(self.directory, f"tmp-{step}"))
             self._publish(step)
         except tf.errors.OpError as error:
-            with contextlib.suppress(tf.errors.OpError):  # What is wrong may be wrong still.
+            with contextlib.suppress(tf.errors.OpError):  # This may fail likewise.
                 self._remove(_is_temporary)
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.directory}: "
@@ -96,13 +96,13 @@ class RunCheckpoints:
     def restore_latest(self, allow_misfits: bool = False) -> int | None:
         """Restores the newest checkpoint that is whole into the parts, all of it or nothing.
 
-        Damaged ones are passed over with a warning, and stay where they are.
+        Damaged ones are skipped with a warning, and stay where they are.
 
         Args:
           allow_misfits: restore what fits and leave the rest as it is, with a warning.
 
         Returns:
-          Its step; None where there is no checkpoint.
+          Its step; None if there is no checkpoint.
 
         Raises:
           UserError: as `restore`; or every checkpoint is damaged.
@@ -115,19 +115,19 @@ class RunCheckpoints:
             report.warn()
         return step
 
-    def _refuse_no_numbers(self, step: int, variables: dict[str, tf.Variable]) -> None:
+    def _refuse_non_finite(self, step: int, variables: dict[str, tf.Variable]) -> None:
         for name, variable in variables.items():
             if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
                 raise UserError(
-                    f"{name.removesuffix(VALUE)} is NaN or infinite after step {step}, which is "
-                    f"not saved; the last checkpoint, from before, is kept: {self.newest()}. Try a "
+                    f"{name.removesuffix(VALUE)} is NaN or infinite after step {step}, so it is "
+                    f"not saved; the last checkpoint before it is kept: {self.newest()}. Try a "
                     "lower --learning_rate, a longer --warmup_epochs, or --precision=float32."
                 )
 
     def _publish(self, step: int) -> None:
         """Gives the files of a checkpoint their names, the index last."""
         index, data = f"ckpt-{step}.index", f"ckpt-{step}.data-"
-        self._remove(lambda name: name == index)  # Not to mix with the new data for a moment.
+        self._remove(lambda name: name == index)  # It must not point to new data.
         self._remove(lambda name: name.startswith(data))
         for name in names_in(self.directory):
             if name.startswith(f"tmp-{step}.data-"):
@@ -143,7 +143,7 @@ class RunCheckpoints:
 
     def _remove(self, which) -> None:
         names = [name for name in names_in(self.directory) if which(name)]
-        for name in sorted(names, reverse=True):  # ".index" before ".data": then it is none.
+        for name in sorted(names, reverse=True):  # ".index" before ".data".
             path = os.path.join(self.directory, name)
             gfile.rmtree(path) if gfile.isdir(path) else gfile.remove(path)
 

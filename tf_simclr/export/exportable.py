@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr.checkpoints.harmless import check_config
+from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.errors import UserError, brief
 from tf_simclr.models.batch_norm import layers_of, plain_copy, plain_form
 from tf_simclr.models.encoder_interface import encoder_shapes, is_functional, trace_on_images

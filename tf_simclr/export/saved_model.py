@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.augment import center_crop_resize, eval_crop_proportion
-from tf_simclr.checkpoints.harmless import check_keras_file
+from tf_simclr.checkpoints.safe_config import check_keras_file
 from tf_simclr.errors import UserError, brief
 from tf_simclr.export import card as cards
 from tf_simclr.export.exportable import (

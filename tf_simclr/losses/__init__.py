@@ -1,7 +1,7 @@
-"""Contrastive losses over the global batch, and what their embeddings are watched by.
+"""Contrastive losses over the global batch, and metrics of their embeddings.
 
-A loss is a value, a `ContrastiveLoss` (`contrast.py`); NT-Xent is one. A loss says all of itself
-that a model or a run asks for, so no other room knows which one it has.
+A loss is a value, a `ContrastiveLoss` (`contrast.py`); NT-Xent is one. It describes
+itself fully, so no other room needs to know which loss it has.
 
 Everything here is computed in float32 whatever the embeddings' dtype.
 """

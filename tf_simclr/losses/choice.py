@@ -1,4 +1,4 @@
-"""Which loss a model has that is given a loss, or only a temperature, or neither."""
+"""Chooses a model's loss from its arguments: a loss, a temperature, or neither."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tf_simclr.losses.nt_xent import NTXent
 
 
 def chosen_loss(loss: ContrastiveLoss | None, temperature: float | None) -> ContrastiveLoss:
-    """`loss`, or NT-Xent of that temperature; with neither argument, NT-Xent of its default one.
+    """Returns `loss`, or NT-Xent with the given temperature (or its default).
 
     Raises:
-      UserError: both are given; or `loss` is something else than a loss on unlabelled pairs.
+      UserError: both are given, or `loss` is not a loss on unlabelled pairs.
     """
     if loss is None:
         return NTXent() if temperature is None else NTXent(temperature)

@@ -1,4 +1,4 @@
-"""What a model and a run need to know of a contrastive loss: the class that losses derive from."""
+"""The base class of contrastive losses: what a model and a run need from a loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tf_simclr.distribute import num_replicas
 
 
 class Contrast(NamedTuple):
-    """What a loss makes of a batch of pairs."""
+    """The result of a loss on a batch of pairs."""
 
     loss: tf.Tensor
     """Scalar float32: the mean loss of this replica's pairs."""
@@ -68,8 +68,8 @@ class ContrastiveLoss(tf.keras.losses.Loss):
           dim: D of the embeddings.
 
         Returns:
-          By its name in metrics.jsonl each level that the loss has: "chance_level", of identical
-          embeddings, and "untrained_level", of embeddings in random directions. Empty: it has none.
+          {name in metrics.jsonl: level}: "chance_level" for identical embeddings and
+          "untrained_level" for embeddings in random directions; {} if the loss has none.
         """
         return {}
 

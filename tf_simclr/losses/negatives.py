@@ -1,7 +1,7 @@
 """The negatives of NT-Xent: for every view, the sum over the views of all other images.
 
-One gather of the embeddings on the way forward and one of two numbers a row on the way back; what
-lies between is a matrix product, whole (`dense`) or in tiles (`streaming`).
+The forward pass gathers the embeddings, the backward pass two numbers per row. In between is a
+matrix product, either whole (`dense`) or in tiles (`streaming`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def log_sum_of_negatives(
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """log Z_i = log sum_k exp(u_i . u_k) over the views k of other images, of all replicas.
 
-    Differentiable in u. Another replica's rows see this replica's rows too; instead of being sent
-    the gradients they make, a replica is sent their log Z and its gradient g, from which it
-    computes them: with s = u_i . u_k,
+    Differentiable in u. Other replicas' rows also contribute gradients to this replica's rows. Each
+    replica sends two numbers per row instead of gradients: log Z and its gradient g, from which
+    the others compute them. With s = u_i . u_k,
 
         dL/du_i = sum_k (g_i exp(s - log Z_i) + g_k exp(s - log Z_k)) u_k.
 
@@ -32,7 +32,7 @@ def log_sum_of_negatives(
     Args:
       u: [M, D] float32, as many on every replica; the two views of an image in rows 2k and 2k + 1.
       bar: [M] float32, or None.
-      largest_logit: what no |u_i . u_k| exceeds.
+      largest_logit: an upper bound of |u_i . u_k|.
 
     Returns:
       (log Z [M] float32, how many negatives have u_i . u_k >= bar_i, [M] int32, None without

@@ -1,4 +1,4 @@
-"""NT-Xent as the paper writes it: a pure function of embeddings, and the loss made of it."""
+"""NT-Xent as the paper writes it: a pure function of embeddings, and a Keras loss."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class NTXent(ContrastiveLoss):
 
 
 def chance_level(num_pairs: int) -> float:
-    """L where all embeddings are alike: log(2N - 1), each of the 2N - 1 others equally likely."""
+    """L if all embeddings are equal: log(2N - 1), each of the 2N - 1 others equally likely."""
     return math.log(2 * num_pairs - 1)
 
 

@@ -1,6 +1,6 @@
 """The negatives of NT-Xent in tiles: no matrix of logits, memory linear in the batch.
 
-The forward pass adds up exponentials tile by tile, the backward pass computes the tiles again. The
+The forward pass sums exponentials tile by tile; the backward pass recomputes the tiles. The
 logits of a replica's own rows are symmetric: each pair of blocks is computed once and serves both.
 The exponentials are not shifted by their maximum: logits bounded by `LARGEST_LOGIT` neither
 overflow nor vanish, whatever the other logits of their row, so the sums are exact without it.
@@ -13,13 +13,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 LARGEST_LOGIT = 50.0
-"""A million exponentials of it, and what one by their sum is to a million rows, fit float32."""
+"""The sum Z of a million exponentials of it, and the weight 1e-6 / Z, fit float32."""
 
 _MOST_ROWS = 520
-"""Of a block, about: more are faster, fewer take less memory."""
+"""Approximate rows per block: larger is faster, smaller takes less memory."""
 _MOST_ENTRIES = 2**24
 _AT_ONCE = 2
-"""Tiles in work at a time: a thread that waits in one product has the other's to do."""
+"""Tiles in flight: a thread that waits for one product can work on the other."""
 
 
 def forward(u, others, bar):
@@ -51,16 +51,18 @@ class _Ring:
     def __init__(self, rows: int):
         self.rows = rows
         self.blocks = max(2, rows // _MOST_ROWS, rows * rows // 2 // _MOST_ENTRIES) | 1
-        self.height = -(-rows // (16 * self.blocks)) * 16  # Of whole vector registers.
+        self.height = (
+            -(-rows // (16 * self.blocks)) * 16
+        )  # A multiple of 16, to fill vector registers.
         self.ahead = self.height * (self.blocks // 2)
 
     def close(self, x):
-        """[rows, ...] filled up, and its beginning again after its end."""
+        """[rows, ...] padded to whole blocks, with its beginning repeated after its end."""
         x = tf.pad(x, [[0, self.height * self.blocks - self.rows], [0, 0]])
         return tf.concat([x, x[: self.ahead]], axis=0)
 
     def meet(self, closed, block):
-        """The rows of a block, and those ahead of it."""
+        """Returns the rows of a block, and those ahead of it."""
         start, width = block * self.height, closed.shape[1]
         return (
             tf.slice(closed, [start, 0], [self.height, width]),
@@ -72,7 +74,7 @@ class _Ring:
 
         def body(block, total):
             own, ahead = meeting(block)
-            # Turned on by a block each time: after the last block every row is in its place.
+            # Rotated by one block each time: after the last block every row is back in place.
             shared, rest = total[self.height :][: self.ahead], total[self.height + self.ahead :]
             return [block + 1, tf.concat([shared + ahead, rest, total[: self.height] + own], 0)]
 
@@ -87,7 +89,7 @@ class _Ring:
 
 
 def _own_totals(u, bar):
-    """[M, 1 or 2]: the sum of exponentials, and how many logits reach the bar, among own rows."""
+    """[M, 1 or 2]: the sum of exponentials, and the number of logits >= bar, among own rows."""
     ring = _Ring(u.shape[0])
     closed, ones = ring.close(u), ring.close(tf.ones([ring.rows, 1]))
     bars = None if bar is None else ring.close(bar[:, tf.newaxis])
@@ -175,9 +177,9 @@ def _reaches(logits, bar):
 
 
 def _between_images(block):
-    """A block of rows with themselves, zero for the two views of an image: those are no negatives.
+    """A block of rows with themselves, zero for two views of an image, which are not negatives.
 
-    They lie beside each other, in rows 2k and 2k + 1, and so within one block.
+    They are adjacent, in rows 2k and 2k + 1, and so within one block.
     """
     image = tf.range(block.shape[0]) // 2
     return tf.where(image[:, tf.newaxis] == image[tf.newaxis, :], 0.0, block)

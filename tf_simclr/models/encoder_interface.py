@@ -1,4 +1,4 @@
-"""What an encoder maps to what: found out before any training, for every kind of Keras model."""
+"""Finds an encoder's input and output shapes before training, for any kind of Keras model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALLEST_SCALE = 0.1  # Rescaling(1 / 255) lies far below it, any adjustment of
 
 
 def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[None, int]]:
-    """Finds out what an encoder takes and returns, and that it is one to be trained on images.
+    """Finds an encoder's input and output, and checks that it can be trained on images.
 
     Args:
       encoder: as `encoder_shapes`.
@@ -42,9 +42,9 @@ def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[N
 
 
 def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
-    """The shapes of what an encoder takes and returns.
+    """The input and output shapes of an encoder.
 
-    Functional models and Sequential ones with an input say so themselves. Other models and layers
+    Functional models, and Sequential ones with an input, know their shapes. Other models and layers
     are traced on images of the shape that they were built for, so they must have been called once.
 
     Args:

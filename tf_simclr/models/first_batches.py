@@ -1,4 +1,4 @@
-"""Checks of what `fit` is given, on the host and before the first step.
+"""Checks the arguments of `fit` on the host, before the first step.
 
 Forms and shapes are checked for all batches at once, where they are known. The range of float
 images, which no dtype fixes, is checked in the first batch, and for data sets in the first images
@@ -20,11 +20,11 @@ from tf_simclr.errors import UserError
 from tf_simclr.models.inputs import Images, Pairs, as_tensors
 
 _RANGE = (-0.5, 1.5)  # Bicubic resizing and colour jitter may leave [0, 1] a little.
-# A mistake in scaling concerns all images. A few of each batch cost nothing, and need no count of
-# batches, with which a data set would lose its cardinality and could not be sharded by file.
+# A scaling mistake affects all images, so a few per batch suffice and cost nothing. Counting
+# batches would lose the data set's cardinality and prevent sharding by file.
 _WATCHED_IMAGES = 4
 _BEGINS = "images must be floats in [0, 1] or uint8; received values"
-_ADVICE = "Divide by 255; normalisation by mean and standard deviation belongs into the encoder."
+_ADVICE = "Divide by 255; normalisation by mean and standard deviation belongs in the encoder."
 
 
 @contextlib.contextmanager
@@ -40,21 +40,21 @@ def checked(
     validation_batch_size: int | None = None,
     validation_steps: int | None = None,
 ) -> Iterator[Any]:
-    """Checks what `fit`, `evaluate` or `predict` is given, and leaves every batch of it to them.
+    """Checks the data for `fit`, `evaluate` or `predict` without consuming a batch.
 
     What only Keras can read, such as a distributed data set, is checked when the step is traced.
 
     Args:
       form: what its batches must be.
       x, y: as `keras.Model.fit` takes them.
-      batch_size: of arrays; None: Keras' default.
-      steps: of an epoch; None: one pass over the data.
+      batch_size: batch size for arrays; None: Keras' default.
+      steps: steps per epoch; None: one pass over the data.
       epochs: how many will run.
       validation_split: share of arrays, their last rows, to evaluate on.
       validation_batch_size, validation_steps: of those; None: `batch_size`, one pass.
 
     Yields:
-      What to give to Keras in the place of `x`.
+      What to pass to Keras instead of `x`.
 
     Raises:
       UserError: `form` does not take the batches, or float images are not in [0, 1]. The range in
@@ -94,7 +94,7 @@ def checked(
 
 
 def _check_first(form, batch) -> None:
-    """Checks a batch that stands for all others."""
+    """Checks a batch that represents all others."""
     batch = as_tensors(batch)
     form.take(batch)
     form.check(batch)
@@ -122,7 +122,7 @@ def _check_arrays(form, data, batch_size: int | None, steps: int | None, epochs:
 
 
 def _sized(batches, form, refused: list[UserError]) -> Iterator[Any]:
-    """The batches, until one cannot be shared. TensorFlow hides errors, so they are kept."""
+    """Yields batches until one cannot be shared. TensorFlow hides the error, so it is kept."""
     for batch in batches:
         try:
             _check_size(form, batch)
@@ -147,8 +147,8 @@ def _watched(dataset, form):
 
 
 def _range_of(images):
-    """(whether images are as they should be, what to say if not)."""
-    # NaN and infinity are left to the loss, which shows them, and to `skip_bad_steps`.
+    """(whether the images are in range, the message if not)."""
+    # NaN and infinity show in the loss, and `skip_bad_steps` handles them.
     values = tf.where(tf.math.is_finite(images), images, tf.cast(0.5, images.dtype))
     low, high = (tf.cast(f(values), tf.float32) for f in (tf.reduce_min, tf.reduce_max))
     values = [" from ", tf.as_string(low), " to ", tf.as_string(high), ". "]

@@ -1,4 +1,4 @@
-"""What SimCLR may be given: the forms, shapes and dtypes of a batch.
+"""The forms, shapes and dtypes of batches that SimCLR accepts.
 
 All of them are known when a step is traced, so checking them costs nothing while it runs.
 """
@@ -29,20 +29,20 @@ class Pairs:
         """Describes the batches that a model takes.
 
         Args:
-          images: what the encoder takes, [None, H, W, C].
+          images: spec of the encoder's input, [None, H, W, C].
           probe: whether a batch must have labelled images.
-          replicas: how many share a batch.
+          replicas: number of replicas that share a batch.
         """
         self._images, self._probe, self._replicas = images, probe, replicas
 
     def take(self, data) -> tuple[Any, tuple | None]:
-        """Takes a replica's batch apart; `data` may be tensors or specs of them.
+        """Splits a replica's batch; `data` may be tensors or specs of them.
 
         Returns:
           (the views: the pipeline's dict or a tuple of two; (images, labels [m]) or None).
 
         Raises:
-          UserError: it has none of these forms, or a shape or dtype does not fit.
+          UserError: `data` has none of these forms, or a shape or dtype does not fit.
         """
         views, labelled = self._parts(data)
         if isinstance(views, dict):
@@ -56,13 +56,13 @@ class Pairs:
         return views, labelled
 
     def check(self, specs) -> None:
-        """Checks global batches of these specs, where None is a number that may change.
+        """Checks global batches of these specs, where None is a size that may change.
 
-        Not a part of `take`: where Keras traces a step again for another batch size, the size is
-        unknown there although every batch is shared evenly.
+        Separate from `take`: when Keras retraces a step for another batch size, the size is unknown
+        there although every batch is shared evenly.
 
         Raises:
-          UserError: as `take`; replicas would get unequal batches; or all batches are of one pair.
+          UserError: as `take`; replicas would get unequal batches; or batches have only one pair.
         """
 
         def share(spec):
@@ -83,12 +83,12 @@ class Pairs:
             )
 
     def check_rows(self, rows: int, found: str) -> None:
-        """Raises UserError, with what was found, if a batch of so many rows cannot be shared."""
+        """Raises UserError, quoting `found`, if replicas cannot share `rows` evenly."""
         if rows % self._replicas:
             raise UserError(self._unequal(found))
 
     def floats(self, data) -> list:
-        """The images of a batch whose dtype leaves open what range they have."""
+        """The images of a batch with a float dtype, which does not fix their range."""
         views, labelled = self._parts(data)
         images = [] if isinstance(views, dict) else list(views)
         images += [] if labelled is None else [labelled[0]]
@@ -139,14 +139,14 @@ class Images:
         return found
 
     def check(self, specs) -> None:
-        """As that of `Pairs`."""
+        """As in `Pairs`."""
         self.take(specs)
 
     def check_rows(self, rows: int, found: str) -> None:
-        """As that of `Pairs`: batches of any size will do."""
+        """As in `Pairs`; any batch size is accepted."""
 
     def floats(self, data) -> list:
-        """As that of `Pairs`."""
+        """As in `Pairs`."""
         return [x for x in [self.take(data)] if x.dtype.is_floating]
 
 
@@ -164,7 +164,7 @@ def to_float(images) -> tf.Tensor:
 
 
 def as_tensors(data):
-    """`data` with tensors in the place of arrays."""
+    """`data` with arrays converted to tensors."""
     return tf.nest.map_structure(
         lambda x: tf.convert_to_tensor(x) if isinstance(x, np.ndarray) else x, data
     )
@@ -191,7 +191,7 @@ def _views_in(data):
         if _is_tensor(images) and images.shape.rank == 5:
             return data
         data = [data[name] for name in sorted(data)]
-    # Of another rank, the second is no view but labels.
+    # If the ranks differ, the second tensor is labels, not a view.
     alike = _are_two_tensors(data) and data[0].shape.rank == data[1].shape.rank
     return tuple(data) if alike else None
 

@@ -1,4 +1,4 @@
-"""A batch in parts, which are worked on one after the other: memory for one part is enough."""
+"""Micro-batches: parts of a batch processed in sequence, so memory for one part is enough."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tensorflow as tf
 from tf_simclr.errors import UserError
 
 
-class Parts:
-    """A batch in parts of consecutive images.
+class MicroBatches:
+    """A batch split into micro-batches of consecutive images.
 
     Attributes:
       count: how many.
@@ -20,7 +20,7 @@ class Parts:
         """
         Args:
           batch: tensors [n, ...] in any nesting.
-          size: images in a part; None: the whole batch is the one part.
+          size: images per micro-batch; None: the whole batch is one.
 
         Raises:
           UserError: n is not known in advance, or `size` does not divide it.
@@ -48,7 +48,7 @@ class Parts:
         return tf.nest.map_structure(part, self._batch)
 
     def map(self, function: Callable, dtypes):
-        """`function` of each part, one after the other: tensors [rows, ...], concatenated."""
+        """Applies `function` to each part in sequence: tensors [rows, ...], concatenated."""
         if self.count == 1:
             return function(self[0])
         results = tf.map_fn(

@@ -1,9 +1,9 @@
-"""Gradients of a network that keeps few activations: it computes them a second time.
+"""Gradients with few stored activations, which are recomputed in the backward pass.
 
-Two ways, which combine. Gradient caching (Gao et al. 2021, arXiv:2101.06983) goes through the batch
-in parts: once for the embeddings, from which the loss over the whole batch and its gradient dL/dz
-follow, and once more with each part's dL/dz for its gradients. Rematerialisation keeps of a forward
-pass what enters each segment of the encoder, and computes the inside again on the way back.
+Two methods, which combine. Gradient caching (Gao et al. 2021, arXiv:2101.06983) processes the
+batch in parts, twice: first for the embeddings, which give the loss over the whole batch and its
+gradient dL/dz, then with each part's dL/dz for the weight gradients. Rematerialisation stores only
+the input of each segment of the encoder, and recomputes the rest in the backward pass.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
-from tf_simclr.models.micro_batches import Parts
+from tf_simclr.models.micro_batches import MicroBatches
 
 
 class Network:
     """f and g as a chain of segments, with a backward pass of its own.
 
     Attributes:
-      segments: lists of layers, each layer of the output of the one before; segments have no
-        weights in common. One segment: nothing is rematerialised.
+      segments: lists of layers, each applied to the output of the one before; segments share no
+        weights. With one segment nothing is rematerialised.
 
     Raises:
-      UserError: segments have weights in common.
+      UserError: segments share weights.
     """
 
     def __init__(self, segments: list[list[tf.keras.layers.Layer]]):
@@ -43,19 +43,19 @@ class Network:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """What the gradients are of: the trainable variables of all segments, in order."""
+        """The trainable variables of all segments, in the order of `gradients`."""
         return [variable for segment in self.segments for variable in _trainable(segment)]
 
     @property
     def state(self) -> list[tf.Variable]:
-        """What a forward pass in training moves."""
+        """The variables that a forward pass in training updates."""
         return [variable for segment in self.segments for variable in _state(segment)]
 
     def enter(self, x: tf.Tensor) -> list[tuple]:
         """Runs all segments but the last, in training.
 
         Returns:
-          For every segment its input and its state before it ran.
+          (input, state before the segment ran) of every segment.
         """
         trail = []
         for segment in self.segments:
@@ -72,8 +72,8 @@ class Network:
         """The gradients of sum(upstream * output) + penalty_share * (the layers' own losses).
 
         Runs every segment again, from the state in which it ran before: Keras' dropout and noise
-        layers draw the same, and moving statistics end where the first run left them. Random
-        operations that are no such layers would draw anew.
+        layers draw the same values, and moving statistics end where the first run left them.
+        Other random operations would draw new values.
         """
         gradients = []
         for segment, (x, before) in zip(reversed(self.segments), reversed(trail)):
@@ -95,12 +95,12 @@ class Network:
 
 
 def forward(network: Network, batch, views_of: Callable, size: int | None):
-    """The embeddings of a batch, and how to get from their gradient to that of the weights.
+    """The embeddings of a batch, and a function from their gradient to that of the weights.
 
     Args:
       network: f and g.
       batch: tensors [n, ...], in any nesting.
-      views_of: from a part of the batch to its views [2m, H, W, C], first views before second;
+      views_of: maps a part of the batch to its views [2m, H, W, C], first views before second;
         the same each time it is called.
       size: images in a part; None: the whole batch.
 
@@ -111,7 +111,7 @@ def forward(network: Network, batch, views_of: Callable, size: int | None):
     Raises:
       UserError: `size` does not divide the batch.
     """
-    parts = Parts(batch, size)
+    parts = MicroBatches(batch, size)
     if parts.count == 1:
         trail = network.enter(views_of(batch))
         z_a, z_b = tf.split(network.leave(trail), 2)
@@ -134,18 +134,18 @@ def forward(network: Network, batch, views_of: Callable, size: int | None):
             return network.gradients(trail, tf.concat(upstream, 0), penalty_share / parts.count)
 
         write(network.state, before)
-        return Parts((batch, dz_a, dz_b), size).sum(of_part, like=network.variables)
+        return MicroBatches((batch, dz_a, dz_b), size).sum(of_part, like=network.variables)
 
     return z_a, z_b, backward_by_parts
 
 
 def read(variables: list[tf.Variable]) -> list[tf.Tensor]:
-    """Their values now, whatever is assigned later."""
+    """Copies of the current values, unaffected by later assignments."""
     return [tf.identity(variable.read_value()) for variable in variables]
 
 
 def write(variables: list[tf.Variable], values: list[tf.Tensor]) -> None:
-    """Assigns the values, of this replica where each replica has its own."""
+    """Assigns the values; on this replica only, if each replica has its own."""
     for variable, value in zip(variables, values):
         variable.assign(value)
 
@@ -159,7 +159,7 @@ def penalties(layers: list[tf.keras.layers.Layer]) -> tf.Tensor:
 def make_replayable(layer: tf.keras.layers.Layer) -> None:
     """Gives Keras' dropout and noise layers, however deep, generators whose state can be read.
 
-    Keras' default draws from operations that cannot be asked to draw the same again.
+    Keras' default uses random operations that cannot be replayed.
     """
     for part in (layer, *layer.submodules):
         generator = getattr(part, "_random_generator", None)
@@ -183,7 +183,7 @@ def _trainable(segment):
 def _state(segment):
     """Moving statistics, and the states of random generators (`make_replayable`).
 
-    Weights of frozen layers are among them, as Keras does not tell them from statistics.
+    Includes weights of frozen layers, which Keras does not distinguish from statistics.
     """
     parts = [part for layer in segment for part in (layer, *layer.submodules)]
     generators = [getattr(getattr(p, "_random_generator", None), "_generator", None) for p in parts]
@@ -192,10 +192,10 @@ def _state(segment):
 
 
 def _after(gate: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """x, computed with only once `gate` is known.
+    """x, made to depend on `gate`.
 
-    Else what is recomputed would be recognised as computed before and be kept, or be computed at
-    once. XLA ignores control dependencies, so it takes a number, which XLA does not know to be 0.
+    Otherwise the recomputation would be merged with the first computation, or run too early. XLA
+    ignores control dependencies, so this adds a 0 that XLA cannot recognise as constant.
     """
     gate = tf.reshape(gate, [-1])[0]
     nothing = tf.where(tf.math.is_finite(gate), gate, tf.zeros_like(gate)) * 0.0

@@ -14,7 +14,7 @@ from tf_simclr.models.encoder_interface import build_head, interface_of
 from tf_simclr.models.first_batches import checked
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.inputs import Images, Pairs, to_float
-from tf_simclr.models.micro_batches import Parts
+from tf_simclr.models.micro_batches import MicroBatches
 from tf_simclr.models.recompute import Network, forward, penalties
 from tf_simclr.models.segments import segments_of
 from tf_simclr.models.skipping import counting_skips, skipping
@@ -176,7 +176,7 @@ class SimCLR(tf.keras.Model):
 
     def train_step(self, data):
         batch, labelled = self._pairs.take(data)
-        recompute = self.rematerialize or Parts(batch, self.micro_batch_size).count > 1
+        recompute = self.rematerialize or MicroBatches(batch, self.micro_batch_size).count > 1
         step = self._minimize_recomputing if recompute else self._minimize
         if self._can_skip:
             moving = self.encoder.non_trainable_variables
@@ -227,7 +227,7 @@ class SimCLR(tf.keras.Model):
             z = self.projection_head(h, training=False)
             return tuple(tf.split(tf.cast(z, tf.float32), 2))
 
-        parts = Parts(batch, self.micro_batch_size)
+        parts = MicroBatches(batch, self.micro_batch_size)
         z_a, z_b = parts.map(embed, (tf.float32, tf.float32))
         self._observed.update(self.contrastive_loss.contrast(z_a, z_b), z_a, z_b)
         if labelled is not None:
@@ -280,7 +280,7 @@ class SimCLR(tf.keras.Model):
         self.probe_optimizer.minimize(loss, self.probe.trainable_variables, tape=tape)
 
     def _probe_loss(self, images, labels):
-        parts = Parts(images, self.micro_batch_size)
+        parts = MicroBatches(images, self.micro_batch_size)
         h = parts.map(
             lambda part: tf.cast(self.encoder(to_float(part), training=False), tf.float32),
             tf.float32,

@@ -1,4 +1,4 @@
-"""Leaving out the update of a step whose gradient is no number."""
+"""Skips the update of a step whose gradient is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def counting_skips(
     moving: list[tf.Variable],
     skipped: tf.keras.metrics.Metric,
 ) -> Callable:
-    """The step, which may leave out its update, with that counted and statistics kept sound.
+    """The step, which may leave out its update, counting it and keeping statistics finite.
 
     Args:
       step: a function that updates by the optimiser, and moves statistics, once.

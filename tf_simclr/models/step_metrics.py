@@ -62,7 +62,7 @@ class StepMetrics:
         return [*self.means.values(), *([self.skipped] if skipping else [])]
 
     def update(self, contrast: losses.Contrast, z_a: tf.Tensor, z_b: tf.Tensor) -> None:
-        """Takes in a step: what the loss says of the embeddings z_a, z_b [N, D], and these."""
+        """Adds a step: what the loss says of the embeddings z_a, z_b [N, D], and these."""
         pairs = tf.shape(z_a)[0] if z_a.shape[0] is None else z_a.shape[0]
         # One pair alone has no negatives, and one embedding no spread: such values are left out.
         contrasted, spread = pairs * num_replicas() > 1, pairs > 1

@@ -19,10 +19,10 @@ from absl import logging
 
 from tf_simclr.errors import printable
 
-SWITCH = "TF_SIMCLR_NATIVE"  # 0 in the environment does without them.
+SWITCH = "TF_SIMCLR_NATIVE"  # 0 in the environment disables the kernels.
 _KERNELS = ("crop_views", "finish_views")
 _COMPILERS = ("cc", "gcc", "clang")
-# No contraction to fused multiply-adds: every processor has the same bits, TensorFlow's.
+# No contraction to fused multiply-adds: every processor gives the same bits as TensorFlow.
 _FLAGS = ("-std=gnu99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _SECONDS = 120
 _lock = threading.Lock()
@@ -31,8 +31,8 @@ _lock = threading.Lock()
 def kernels():
     """The compiled operations, a namespace of `crop_views` and `finish_views`, or None.
 
-    None where `TF_SIMCLR_NATIVE=0`, where they cannot be compiled, which is said once, and where
-    another machine runs the input pipeline, which does not know them: the host of a remote TPU.
+    None if `TF_SIMCLR_NATIVE=0`; if they cannot be compiled (logged once); or if another machine
+    without them runs the input pipeline: the host of a remote TPU.
     """
     if os.environ.get(SWITCH, "1") == "0" or _has_remote_tpu():
         return None
@@ -41,7 +41,7 @@ def kernels():
 
 
 def state() -> str:
-    """What makes the views, in words."""
+    """Describes what makes the views."""
     return "kernels in C" if kernels() else "TensorFlow's operations: no kernels in C"
 
 
@@ -62,7 +62,7 @@ def command(source: pathlib.Path, library: str) -> list[str]:
     chosen = compiler()
     if not chosen:
         raise FileNotFoundError(f"none of {', '.join(_COMPILERS)} is on PATH")
-    # Elsewhere than on x86 the compiler's default has the vector unit already.
+    # Outside x86 the compiler's default already uses the vector unit.
     processor = ["-march=native"] if platform.machine() in ("x86_64", "AMD64") else []
     include = f"-I{tf.sysconfig.get_include()}"
     files = ["-shared", "-fPIC", include, str(source), "-o", library]

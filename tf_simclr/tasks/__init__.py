@@ -16,11 +16,11 @@ def run(config, strategy) -> None:
       Stopped: the run was asked to stop, or lost a host; the same command resumes it.
     """
     from tf_simclr.distribute import is_chief
-    from tf_simclr.training.hosts import stopping_when_one_is_lost
-    from tf_simclr.workdir import locked, telling_what_is_full
+    from tf_simclr.training.hosts import exit_when_peer_lost
+    from tf_simclr.workdir import explaining_full_memory_or_disk, locked
 
     task = importlib.import_module(f"tf_simclr.tasks.{config.mode}")
     locks = MODES[config.mode].locks and is_chief(strategy)
-    with stopping_when_one_is_lost(strategy), telling_what_is_full():
+    with exit_when_peer_lost(strategy), explaining_full_memory_or_disk():
         with locked(config.workdir) if locks else contextlib.nullcontext():
             task.run(config, strategy)

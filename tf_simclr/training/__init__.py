@@ -1,4 +1,4 @@
-"""A training run, whatever it trains: its plan, its session, the loop over steps."""
+"""A training run of any model: its plan, its session and the loop over steps."""
 
 from tf_simclr.training.plan import Plan, make_plan
 from tf_simclr.training.session import Session

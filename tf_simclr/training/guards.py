@@ -1,4 +1,4 @@
-"""Is a run still learning? What its last lines of metrics say of collapse and divergence."""
+"""Is a run still learning? Detects collapse and divergence from its last lines of metrics."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from absl import logging
 
 from tf_simclr.errors import UserError
 
-LINES = 3  # In a row that must agree: one bad interval may pass.
+LINES = 3  # Consecutive lines that must agree, so that one bad interval is tolerated.
 _COLLAPSED_STD = 0.02  # 1: spread over the sphere, 0: one point.
 _COLLAPSED_RANK = 1.05  # 1: all on a line.
-_RANK_TO_EXPECT = 4  # Fewer rows or dimensions say nothing.
-_ABOVE = 1.0  # Nats above the best line, and half of it above the start and chance: no noise.
+_RANK_TO_EXPECT = 4  # With fewer rows or dimensions a low rank means nothing.
+_ABOVE = 1.0  # Nats above the best line, half that above start and chance; more than noise.
 
 
 class Guard:
-    """Looks at each line of metrics, and stops the run or warns once when it is in trouble."""
+    """Checks each line of metrics, and stops the run or warns once if it collapses or diverges."""
 
     def __init__(self, lines: list[dict], checkpoints, chance, on_trouble, largest_rank: int = 0):
         """
@@ -33,11 +33,11 @@ class Guard:
         self._on_trouble = on_trouble
         self._warned = False
 
-    def look(self, metrics: dict) -> None:
-        """Takes a new line.
+    def check(self, metrics: dict) -> None:
+        """Adds a line of metrics and checks the run.
 
         Raises:
-          UserError: the run is in trouble, and is to stop.
+          UserError: the run has collapsed or diverges, and `on_trouble` is "stop".
         """
         self._lines.append(metrics)
         trouble = diagnose(self._lines, *self._limits)
@@ -68,12 +68,12 @@ def diagnose(lines: list[dict], chance: float, largest_rank: int = 0) -> Trouble
     """Judges a run by its metrics.
 
     Args:
-      lines: of metrics.jsonl, oldest first; only finite numbers.
-      chance: the loss of a model that knows nothing, whichever way; -inf: it is not known.
-      largest_rank: what `effective_rank` could be at most, min(n - 1, D).
+      lines: the lines of metrics.jsonl, oldest first; losses are finite.
+      chance: the loss of a model without information; -inf if it is not known.
+      largest_rank: the upper bound of `effective_rank`, min(n - 1, D).
 
     Returns:
-      The trouble that the last `LINES` lines agree on; None: there is none, or it is too early.
+      The trouble that all of the last `LINES` lines show; None if there is none or it is too early.
     """
     last = lines[-LINES:]
     if len(last) < LINES:

@@ -1,4 +1,4 @@
-"""Several hosts: noticing that one of them is gone or hangs, and saying which."""
+"""Detects that one of several hosts is gone or hangs, and reports which."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from tensorflow.python.eager import context  # The only way to the hosts' key-va
 from tf_simclr.distribute import host_names, several_hosts
 from tf_simclr.errors import STOPPED, Stopped
 
-HANGING_AFTER = (
-    600.0  # Seconds that a step may take; the first, with tracing and compiling, thrice.
-)
-_ANSWER = 5.0  # Seconds in which the others say what they are at.
+# Seconds a step may take; three times as many for the first, which also traces and compiles.
+HANGING_AFTER = 600.0
+_ANSWER = 5.0  # Seconds to wait for the other hosts to report their state.
 _RESUME = "The last checkpoint is kept; the same command on all hosts resumes from it."
 # What a collective operation raises when a host is gone.
 _LOST = (
@@ -32,8 +31,8 @@ _LOST = (
 
 
 @contextlib.contextmanager
-def stopping_when_one_is_lost(strategy: tf.distribute.Strategy):
-    """Around all that a run does on several hosts.
+def exit_when_peer_lost(strategy: tf.distribute.Strategy):
+    """Wraps everything a run does on several hosts.
 
     Raises:
       Stopped: a host was lost; the message names it.
@@ -54,18 +53,18 @@ def stopping_when_one_is_lost(strategy: tf.distribute.Strategy):
 
 
 class Watch:
-    """Watches the steps of a run on several hosts; of one host it does nothing.
+    """Watches the steps of a run on several hosts; does nothing on a single host.
 
-    A host whose process is gone or frozen is noticed by TensorFlow within some 10 seconds: its
-    operations fail. One that lives but does not come to its step, as it waits for its images, say,
-    is noticed by the time the others' step takes: they tell each other what they wait for, and end.
+    TensorFlow detects a host whose process is gone or frozen within about 10 seconds: its
+    operations fail. A host that is alive but does not reach its step, for example because it waits
+    for images, shows in the time the others' step takes: they report what they wait for, and exit.
 
     Attributes:
       waiting: bool variable; the step sets it while it waits for data.
     """
 
     def __init__(self, seconds: float | None = None):
-        """seconds: that a step may take; None: `HANGING_AFTER`."""
+        """seconds: the most a step may take; None: `HANGING_AFTER`."""
         self._strategy = tf.distribute.get_strategy()
         self._seconds = HANGING_AFTER if seconds is None else seconds
         self._step, self._since, self._patience = 0, None, 3.0
@@ -75,7 +74,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if several_hosts(self._strategy):
-            threading.Thread(target=self._look, daemon=True).start()
+            threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -83,14 +82,14 @@ class Watch:
 
     @contextlib.contextmanager
     def step(self, step: int):
-        """Around a step, or several in one call."""
+        """Wraps a step, or several steps in one call."""
         self._step, self._since = step, time.monotonic()
         try:
             yield
         finally:
             self._since, self._patience = None, 1.0
 
-    def _look(self):
+    def _watch(self):
         while not self._ended.wait(1.0):
             since, limit = self._since, self._seconds * self._patience
             if since is not None and time.monotonic() - since > limit:
@@ -98,7 +97,7 @@ class Watch:
                 os._exit(STOPPED)  # The main thread waits inside TensorFlow and cannot be called.
 
     def _hanging(self, limit: float) -> str:
-        """Says what each host is at, as far as it says so."""
+        """Describes the state of each host, as far as it reports it."""
         names, own = host_names(self._strategy)
         state = "waits for data" if self.waiting.numpy() else "waits for the others"
         key = f"tf_simclr/hanging/{self._step}/"
@@ -106,14 +105,14 @@ class Watch:
         with contextlib.suppress(tf.errors.OpError):
             store.set_config_key_value(key + str(own), state)
         time.sleep(_ANSWER)
-        said = []
+        states = []
         for i, name in enumerate(names):
             try:
                 answer = tf.compat.as_text(store.get_config_key_value(key + str(i), 1000))
             except tf.errors.OpError:
-                answer = "says nothing"
-            said.append(f"{name} {answer}")
+                answer = "does not answer"
+            states.append(f"{name} {answer}")
         return (
-            f"step {self._step} has not ended within {limit:.0f} seconds: {'; '.join(said)}. Look "
-            f"at a host that says nothing or waits for data. {_RESUME}"
+            f"step {self._step} has not ended within {limit:.0f} seconds: {'; '.join(states)}. "
+            f"Look at a host that does not answer or waits for data. {_RESUME}"
         )

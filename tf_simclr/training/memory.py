@@ -1,4 +1,4 @@
-"""How much memory a training step takes, from its graph, and how much there is."""
+"""Estimates a training step's memory from its graph, and finds the memory available."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 
 import tensorflow as tf
-from tensorflow.python.client import device_lib  # What else tells a GPU's memory?
+from tensorflow.python.client import device_lib  # The only way to get a GPU's memory limit.
 
 _IN_PLACE = (
     "Add",
@@ -20,23 +20,23 @@ _IN_PLACE = (
     "Identity",
     "Reshape",
 )
-"""Operations that reuse the memory of an input nobody else needs."""
+"""Operations that reuse the memory of an input with no later use."""
 
 
 def peak_bytes(function) -> int:
-    """The most that the tensors of a function need at one time, if run in the order of tracing.
+    """Peak memory of a function's tensors, if its operations run in the order of tracing.
 
-    Memory of variables is not among them, nor scratch space inside kernels.
+    Variables and scratch space inside kernels are not counted.
 
     Args:
-      function: a `ConcreteFunction` with static shapes; tensors of unknown shape count nothing.
+      function: a `ConcreteFunction` with static shapes; tensors of unknown shape count as 0.
     """
     inputs = sum(_bytes(tensor) for tensor in function.inputs)
     return inputs + _peak(function.graph)
 
 
 def available_bytes() -> int | None:
-    """Memory that a replica's device has for us; None where TensorFlow cannot tell (TPUs)."""
+    """Memory available on a replica's device; None where TensorFlow does not report it (TPUs)."""
     if tf.config.list_logical_devices("TPU"):
         return None
     if tf.config.list_logical_devices("GPU"):
@@ -46,7 +46,7 @@ def available_bytes() -> int | None:
 
 
 def _host_bytes() -> int:
-    """What is free on this host, at most what its container may have."""
+    """Free memory of this host, at most its container's limit."""
     free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     try:
         with open("/proc/meminfo") as file:
@@ -59,7 +59,7 @@ def _host_bytes() -> int:
 
 
 def _peak(graph) -> int:
-    """Beyond the inputs, which whoever calls holds."""
+    """Peak bytes beyond the inputs, which the caller holds."""
     operations = graph.get_operations()
     last_use = {}
     for position, operation in enumerate(operations):
@@ -87,7 +87,7 @@ def _peak(graph) -> int:
 
 
 def _inner_peak(graph, operation) -> int:
-    """Of the functions that an operation calls, such as the body of a loop."""
+    """Peak bytes of the functions an operation calls, such as the body of a loop."""
     names = []
     for name in operation.node_def.attr:
         attribute = operation.node_def.attr[name]

@@ -1,4 +1,4 @@
-"""From epochs to steps, once: everywhere else durations are in steps."""
+"""Converts epochs to steps in one place; everywhere else durations are in steps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import dataclasses
 from tf_simclr.errors import UserError
 from tf_simclr.optim.schedules import WarmupCosine, scaled_learning_rate
 
-_WARMUP_EPOCHS = 10  # Paper, appendix B.6; of a short run at most one part in _WARMUP_SHARE.
+_WARMUP_EPOCHS = 10  # Paper, appendix B.6; at most 1 / _WARMUP_SHARE of a short run.
 _WARMUP_SHARE = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run is and how often it does what.
+    """The length of a run and how often it logs and saves.
 
     Attributes:
       steps_per_epoch: N // B; the remainder of an epoch is left out.
@@ -45,14 +45,14 @@ def make_plan(
     learning_rate: float,
     scaling: str,
 ) -> Plan:
-    """Makes the plan of a run on a set of `num_examples` images.
+    """Makes the plan of a run on a data set of `num_examples` images.
 
     Args:
       num_examples: N.
       batch_size: B, global, in images.
-      epochs, steps: how long to train; 0 steps: `epochs` decides.
+      epochs, steps: how long to train; `epochs` applies if `steps` is 0.
       warmup_epochs: of linear warmup; negative: 10, but at most a tenth of the run.
-      checkpoint_epochs, checkpoint_steps: between checkpoints; 0 steps: epochs decide.
+      checkpoint_epochs, checkpoint_steps: between checkpoints; the epochs apply if the steps are 0.
       log_steps: between two lines of metrics.
       learning_rate, scaling: as `scaled_learning_rate`.
 
@@ -102,5 +102,5 @@ def check_shares(batch_size: int, replicas: int, micro_batch_size: int = 0) -> N
 
 
 def is_due(step: int, every: int, total: int) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens after `step`."""
+    """Whether an action due every `every` steps, and after the last, is due after `step`."""
     return step % every == 0 or step == total

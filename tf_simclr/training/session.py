@@ -103,7 +103,7 @@ class Session:
                 initialise()
         self.step = step or 0
         self._check_same_step()
-        self.workdir.take(self._run)
+        self.workdir.claim(self._run)
         self.workdir.keep_listing(self._source.listing)
         self._lines = self.workdir.metrics_until(self.step)
 
@@ -155,7 +155,7 @@ class Session:
             with writer.as_default(step=metrics["step"]):
                 for name, value in metrics.items():
                     tf.summary.scalar(name, value)
-            guard.look(metrics)
+            guard.check(metrics)
 
         with naming_bad_images(source):
             if before is not None and self.workdir.writes:

@@ -1,4 +1,4 @@
-"""Stopping on request, by a signal or the end of the time: the step in work ends and is saved."""
+"""Stopping on request, by a signal or the end of the time: the current step ends and is saved."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import sys
 import threading
 import time
 
-STARTED = time.monotonic()  # Of the process, or nearly so.
+STARTED = time.monotonic()  # Approximately when the process started.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Notes SIGTERM, SIGINT and the end of the time while it is entered; a second signal exits.
+    """Records SIGTERM, SIGINT and the time limit inside its context; a second signal exits.
 
-    Python's own handlers run between two of Python's operations, and a step on the device is one
-    of those, however long. So a thread reads the signals, and can end the process at any moment.
-    Outside the main thread, where signals cannot be caught, only the time counts.
+    Python runs signal handlers between bytecode instructions, and a whole device step is one
+    instruction. So a thread reads the signals and can end the process at any moment. Outside the
+    main thread, where signals cannot be caught, only the time limit applies.
     """
 
     def __init__(self, minutes: float = 0.0):
@@ -29,7 +29,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """Why the run is to stop; None: it is not."""
+        """Why the run should stop; None if it should not."""
         if self._signal is not None:
             return f"{self._signal.name} was received"
         if self._minutes and time.monotonic() - STARTED >= 60 * self._minutes:

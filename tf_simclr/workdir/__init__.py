@@ -1,6 +1,6 @@
-"""The folder of a run: its files, its lock, what it records of itself, its results."""
+"""The folder of a run: its files, its lock, its manifest, its results."""
 
-from tf_simclr.workdir.files import Identity, Workdir, read_metrics, telling_what_is_full
+from tf_simclr.workdir.files import Identity, Workdir, explaining_full_memory_or_disk, read_metrics
 from tf_simclr.workdir.lock import locked
 from tf_simclr.workdir.manifest import check_same_images, manifest
 from tf_simclr.workdir.results import read_results
@@ -13,5 +13,5 @@ __all__ = [
     "manifest",
     "read_metrics",
     "read_results",
-    "telling_what_is_full",
+    "explaining_full_memory_or_disk",
 ]

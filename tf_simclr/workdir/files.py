@@ -1,4 +1,4 @@
-"""The files of a run in its workdir, besides checkpoints: whose it is, its metrics, its results.
+"""The files of a run in its workdir, except checkpoints: its settings, metrics and results.
 
 flags.resolved  metrics.jsonl  results/  checkpoints/  encoder/  tensorboard/  report.html
 listing.npz  lock
@@ -23,18 +23,19 @@ from tf_simclr.workdir.results import read_results, write_result
 
 gfile = tf.io.gfile
 
-_PATTERN = frozenset("[\\")  # A path with these is a pattern to TensorFlow, and not of itself.
+# TensorFlow reads a path with these as a pattern that does not match itself.
+_PATTERN = frozenset("[\\")
 _DURATION = ("train_epochs", "train_steps", "warmup_epochs")
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What makes a run this run and not another.
+    """The settings that distinguish a run from others.
 
     Attributes:
       text: its settings, the content of flags.resolved.
-      changed_from: from the content of a flags.resolved that was found to the settings that alter
-        a run and differ: {name: (value there, value here)}.
+      changed_from: maps the content of an existing flags.resolved to the settings that alter a run
+        and differ: {name: (value there, value here)}.
     """
 
     text: str
@@ -42,11 +43,11 @@ class Identity:
 
 
 class Workdir:
-    """Paths and small files of a run; local or any scheme `tf.io.gfile` knows.
+    """Paths and small files of a run; local or any scheme `tf.io.gfile` supports.
 
     Attributes:
       path: the folder.
-      writes: whether this process writes there: with several hosts only the chief does.
+      writes: whether this process writes there; with several hosts only the chief does.
     """
 
     def __init__(self, path: str, writes: bool = True):
@@ -57,7 +58,7 @@ class Workdir:
         return os.path.join(self.path, name)
 
     def check_is_of(self, run: Identity, allow_changes: bool = False) -> None:
-        """Checks that the folder is this run's, or free; touches nothing.
+        """Checks that the folder belongs to this run or is free; changes nothing.
 
         A start that was interrupted before its first checkpoint leaves nothing to resume, so the
         folder is free then.
@@ -68,16 +69,17 @@ class Workdir:
         saved = self / "flags.resolved"
         try:
             found, holds_run = gfile.exists(saved), self._holds_run()
-        except tf.errors.OpError as error:  # A scheme that nobody knows, a server that is away.
+        except tf.errors.OpError as error:  # An unknown scheme, or a server that is down.
             raise UserError(f"--workdir={self.path} cannot be read: {error.message}") from error
         if found and holds_run:
             self._refuse_changes(run.changed_from(storage.read_text(saved)), allow_changes)
         elif gfile.exists(self / "checkpoints") and not found and not allow_changes:
             raise UserError(
-                f"--workdir={self.path} holds checkpoints but no flags.resolved that says whose. "
+                f"--workdir={self.path} holds checkpoints but no flags.resolved with their "
+                "settings. "
                 "Use another --workdir."
             )
-        self.results()  # Better now than when there are numbers for it.
+        self.results()  # Fails now rather than when results are to be written.
         self.warn_of_pattern()
 
     def _holds_run(self) -> bool:
@@ -102,7 +104,7 @@ class Workdir:
         )
 
     def warn_of_pattern(self) -> None:
-        """Logs that TensorFlow cannot load a SavedModel from a folder of this name, if so."""
+        """Warns if TensorFlow cannot load a SavedModel from a folder of this name."""
         found = sorted(_PATTERN & set(self.path))
         if found:
             logging.warning(
@@ -111,20 +113,18 @@ class Workdir:
                 *(" or ".join(found), self / "encoder"),
             )
 
-    def take(self, run: Identity) -> None:
-        """Makes the folder this run's, once it is known that the run can start or resume there."""
+    def claim(self, run: Identity) -> None:
+        """Claims the folder for this run; call it once the run is known to start or resume."""
         if not self.writes:
             return
         try:
             gfile.makedirs(self.path)
         except tf.errors.OpError as error:
-            raise UserError(
-                f"--workdir={self.path} cannot be made a folder: {error.message}"
-            ) from error
+            raise UserError(f"--workdir={self.path} cannot be created: {error.message}") from error
         storage.write_whole(self / "flags.resolved", run.text)
 
     def metrics_until(self, step: int) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl up to `step`; later ones are dropped, to be written again."""
+        """The lines of metrics.jsonl up to `step`; drops later ones, whose steps run again."""
         path = self / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         if self.writes and gfile.exists(path):
@@ -137,23 +137,23 @@ class Workdir:
             storage.append(self / "metrics.jsonl", json.dumps(metrics))
 
     def keep_result(self, mode: str, numbers: dict[str, Any]) -> None:
-        """Writes the last numbers of a mode; those of other modes stay."""
+        """Writes the latest results of a mode; those of other modes stay."""
         if self.writes:
             write_result(self.path, mode, numbers)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """The last numbers of each mode: {mode: numbers}."""
+        """The latest results of each mode: {mode: numbers}."""
         return read_results(self.path)
 
     def listing(self) -> bytes | None:
-        """What a run here has found in the folder of images; None where none was kept."""
+        """The listing of the image folder that an earlier run kept here; None if there is none."""
         try:
             return storage.read_bytes(self / "listing.npz")
         except (OSError, tf.errors.OpError):
             return None
 
     def keep_listing(self, listing: bytes | None) -> None:
-        """Keeps `Source.listing`, where there is one, for the next start."""
+        """Keeps `Source.listing`, if there is one, for the next start."""
         if self.writes and listing and listing != self.listing():
             storage.write_whole(self / "listing.npz", listing)
 
@@ -165,7 +165,7 @@ class Workdir:
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without any that a crash cut short; [] where there are none."""
+    """The lines of metrics.jsonl, without lines that a crash cut short; [] if there are none."""
     path = os.path.join(workdir, "metrics.jsonl")
     if not gfile.exists(path):
         return []
@@ -173,8 +173,8 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def telling_what_is_full():
-    """Turns the lack of memory or disk into a message that says what to do."""
+def explaining_full_memory_or_disk():
+    """Turns errors from a lack of memory or disk space into messages that say what to do."""
     try:
         yield
     except (MemoryError, OSError, tf.errors.ResourceExhaustedError) as error:
@@ -185,7 +185,7 @@ def telling_what_is_full():
                 "same command resumes from it."
             ) from error
         raise UserError(
-            f"out of memory: {message[:200] or 'no more to be had'}. "
+            f"out of memory: {message[:200] or 'no more is available'}. "
             "--mode=doctor with the same flags names a --micro_batch_size that fits."
         ) from error
 

@@ -1,4 +1,4 @@
-"""One run at a time in a workdir. A run that died, however, does not lock the next one out."""
+"""Allows one run at a time in a workdir. The lock of a dead run does not block the next one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tf_simclr.errors import UserError
 
 gfile = tf.io.gfile
 
-_RENEWED_EVERY = 10.0  # Seconds, of a lease on storage that has no locks.
+_RENEWED_EVERY = 10.0  # Seconds between renewals of a lease, on storage without locks.
 _STALE_AFTER = 4 * _RENEWED_EVERY
 
 
 @contextlib.contextmanager
 def locked(workdir: str):
-    """Keeps other runs out of a workdir while it is entered.
+    """Keeps other runs out of a workdir inside the context.
 
-    On a file system, an advisory lock (flock) on WORKDIR/lock, which the system drops when the
-    process ends in whatever way. On other storage (gs://...) a lease: WORKDIR/lock is written anew
-    every 10 seconds, and is stale when it stays the same for 40. The file goes when the run ends.
+    On a file system this is an advisory lock (flock) on WORKDIR/lock, which the system releases
+    however the process ends. On other storage (gs://...) it is a lease: WORKDIR/lock is rewritten
+    every 10 seconds, and is stale if unchanged for 40. The file is removed when the run ends.
 
     Raises:
-      UserError: another run is in the workdir, named; or the folder cannot be made.
+      UserError: another run uses the workdir (the message names it); or the folder cannot be made.
     """
     path = os.path.join(workdir, "lock")
     try:
@@ -44,13 +44,13 @@ def locked(workdir: str):
     try:
         with held:
             yield
-    finally:  # A mistake, told before anything was written, leaves no folder.
+    finally:  # An error raised before anything was written leaves no folder.
         if made and gfile.isdir(workdir) and not gfile.listdir(workdir):
             gfile.rmtree(workdir)
 
 
 def _flock(path: str):
-    """Takes the lock; returns what releases it."""
+    """Acquires the lock; returns a context manager that releases it."""
     while True:
         file = open(path, "a+")  # noqa: SIM115 - it stays open as long as the lock is held.
         try:
@@ -62,11 +62,13 @@ def _flock(path: str):
             raise _taken(path, owner) from None
         except OSError as error:  # A network file system without locks.
             logging.warning(
-                "%s cannot be locked (%s): see that no other run is there.", path, error
+                "%s cannot be locked (%s): make sure that no other run uses it.",
+                path,
+                error,
             )
         if _is_at(path, file):
             break
-        file.close()  # Removed by its owner just before it was locked.
+        file.close()  # Its owner removed it just before we locked it.
     file.truncate(0)
     file.write(_owner())
     file.flush()
@@ -91,10 +93,10 @@ def _is_at(path: str, file) -> bool:
 
 
 def _lease(path: str):
-    """Takes the lease; returns what releases it."""
+    """Acquires the lease; returns a context manager that releases it."""
     found = _content(path)
     if found:
-        logging.info("%s is there; seeing for %.0f s whether its run lives ...", path, _STALE_AFTER)
+        logging.info("%s exists; checking for %.0f s that its run is dead ...", path, _STALE_AFTER)
         deadline = time.monotonic() + _STALE_AFTER
         while time.monotonic() < deadline and _content(path):
             if _content(path) != found:
@@ -102,7 +104,7 @@ def _lease(path: str):
             time.sleep(_RENEWED_EVERY / 10)
     mine, ended = _owner(), threading.Event()
     _write(path, mine)
-    time.sleep(_RENEWED_EVERY / 10)  # Of two that came at once the later one has it.
+    time.sleep(_RENEWED_EVERY / 10)  # If two runs start at once, the later write wins.
     if _content(path) != mine:
         raise _taken(path, _content(path))
 

@@ -1,4 +1,4 @@
-"""What a run records beside its checkpoints, and whether a later start is the same run."""
+"""What a run records alongside its checkpoints, and the check that a later start matches it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tf_simclr.errors import UserError
 
 
 def manifest(source, encoder, *, image_size: int, flags: dict[str, Any]) -> dict:
-    """What a checkpoint says beside its variables; enough to rebuild the encoder.
+    """The record stored alongside a checkpoint's variables; enough to rebuild the encoder.
 
     Args:
       source: the images that the run trains on.
@@ -35,7 +35,7 @@ def manifest(source, encoder, *, image_size: int, flags: dict[str, Any]) -> dict
 
 
 def versions() -> dict[str, str | None]:
-    """What computes: releases, and the commit of this package where it runs from a checkout."""
+    """Versions of the software, and the commit of this package if it runs from a checkout."""
     return {
         "tf_simclr": __version__,
         "git_commit": _git_commit(),
@@ -52,7 +52,7 @@ def check_same_images(checkpoints: str, source, allow_changes: bool = False) -> 
     exactly with other images. Different versions of the software only cause a warning.
 
     Raises:
-      UserError: the images are others and `allow_changes` is off; or the manifest is unreadable.
+      UserError: the images differ and `allow_changes` is off; or the manifest is unreadable.
     """
     path = os.path.join(checkpoints, "manifest.json")
     if not tf.io.gfile.exists(path):
@@ -83,11 +83,11 @@ def check_same_images(checkpoints: str, source, allow_changes: bool = False) -> 
         f"{k} {computed[k]}, now {now[k]}" for k in now if computed.get(k) not in (None, now[k])
     ]
     if others:
-        logging.warning("The run was begun with other versions: %s.", "; ".join(others))
+        logging.warning("The run was started with other versions: %s.", "; ".join(others))
 
 
 def _git_commit() -> str | None:
-    """Of the checkout this package lies in, with "-dirty" after changes; None where it does not."""
+    """Commit of the checkout that holds this package, with "-dirty" after changes; else None."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
     def git(*words):
@@ -96,7 +96,7 @@ def _git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # Not of a checkout that it only lies in.
+        git("ls-files", "--error-unmatch", "__init__.py")  # Fails if the package is untracked.
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""Whether a Keras config names nothing but layers: Keras' safe mode alone lets code through.
+"""Checks that a Keras config names only layers: Keras' safe mode alone lets code through.
 
 In safe mode Keras 2.15 refuses the byte code of a lambda, but imports any module a config names and
 calls any function in it, and reads an HDF5 file called .keras without safe mode.
@@ -35,13 +35,13 @@ _SAFE_OPERATIONS = re.compile(
 
 
 def check_keras_file(file: str) -> None:
-    """Raises UserError unless a .keras file is a zip archive with a harmless config and no .npz.
+    """Raises UserError unless a .keras file is a zip archive with a safe config and no .npz.
 
     Keras would unpickle what an .npz file holds; it writes weights as .h5.
     """
     with tf.io.gfile.GFile(file, "rb") as opened:
         if not zipfile.is_zipfile(opened):
-            raise UserError("it is no zip archive, as a .keras file is.")
+            raise UserError("it is not a zip archive, as a .keras file must be.")
         with zipfile.ZipFile(opened) as archive:
             if any(name.endswith(".npz") for name in archive.namelist()):
                 raise UserError("it holds an .npz file, which could run code when read.")
@@ -49,20 +49,20 @@ def check_keras_file(file: str) -> None:
 
 
 def check_config(config: Any) -> None:
-    """Checks what a config would make, before anything is made.
+    """Checks what a config would create, before creating it.
 
     Args:
       config: what `serialize_keras_object` gave, read from a file.
 
     Raises:
-      UserError: it names a function or class of elsewhere than Keras, keras-cv, this package or the
+      UserError: it names a function or class from outside Keras, keras-cv, this package or the
         registered custom objects, a layer that runs what its config names, or a file to read.
     """
     if isinstance(config, (list, tuple)):
         for part in config:
             check_config(part)
     elif isinstance(config, dict):
-        if "class_name" in config and not _is_harmless(config):
+        if "class_name" in config and not _is_safe(config):
             raise UserError(
                 f"its config asks for {config.get('module')}.{config['class_name']} "
                 f"({str(config.get('config'))[:80]}), which could run any code or read a local "
@@ -73,7 +73,7 @@ def check_config(config: Any) -> None:
             check_config(part)
 
 
-def _is_harmless(config: dict) -> bool:
+def _is_safe(config: dict) -> bool:
     name, inner = config["class_name"], config.get("config")
     registered = tf.keras.saving.get_registered_object
     if name == "function":
