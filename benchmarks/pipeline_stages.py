@@ -27,8 +27,8 @@ import tf_simclr
 from benchmarks.timing import flags, report
 from tf_simclr.augment import views as views_module
 from tf_simclr.data import pipeline
+from tf_simclr.data.draws import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.data.headers import image_size
-from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 
 BATCH = 64
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_simclr.augment import finish_views, views
 from tf_simclr.data import pipeline
-from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
+from tf_simclr.data.draws import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.data.pipeline import eval_dataset, labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import UserError

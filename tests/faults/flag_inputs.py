@@ -13,7 +13,7 @@ from absl import flags
 from tests.faults.harness import Fault
 from tf_simclr import flag_defs
 from tf_simclr.config import Config
-from tf_simclr.data.parameters import ViewOptions
+from tf_simclr.data.draws import ViewOptions
 from tf_simclr.data.splits import parse_split, slice_rows
 from tf_simclr.flagfile import to_flagfile
 from tf_simclr.storage import read_text

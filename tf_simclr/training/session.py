@@ -104,7 +104,8 @@ class Session:
         self.step = step or 0
         self._check_same_step()
         self.workdir.take(self._run)
-        self.workdir.keep_listing(self._source.listing)
+        if self.workdir.writes:
+            self._source.remember()
         self._lines = self.workdir.metrics_until(self.step)
 
     def train(

@@ -145,18 +145,6 @@ class Workdir:
         """The last numbers of each mode: {mode: numbers}."""
         return read_results(self.path)
 
-    def listing(self) -> bytes | None:
-        """What a run here has found in the folder of images; None where none was kept."""
-        try:
-            return storage.read_bytes(self / "listing.npz")
-        except (OSError, tf.errors.OpError):
-            return None
-
-    def keep_listing(self, listing: bytes | None) -> None:
-        """Keeps `Source.listing`, where there is one, for the next start."""
-        if self.writes and listing and listing != self.listing():
-            storage.write_whole(self / "listing.npz", listing)
-
     def summary_writer(self) -> tf.summary.SummaryWriter:
         """TensorBoard's writer."""
         if not self.writes:
