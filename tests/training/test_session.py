@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.tasks.test_runs import SMALL, lines, run
+from tf_simclr import storage
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.optim.schedules import WarmupCosine
@@ -101,7 +102,7 @@ def test_an_evaluation_reaches_the_card_and_the_report(pretrained, tmp_path):
 
 def test_without_a_workdir_no_listing_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Workdir, "listing", lambda self: pytest.fail("a listing was read"))
+    monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("a listing was read"))
     config = Config(mode="doctor", dataset="folder", data_dir=str(tmp_path))
     with pytest.raises(UserError, match="no image"):
         build.source_of(config, "train")
