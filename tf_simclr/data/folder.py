@@ -1,6 +1,6 @@
 """Images in a folder, at any depth: which there are, their classes, and how to read them.
 
-Made for millions of files: a path takes its own length and eight bytes of memory.
+Millions of files are fine: a path takes its own length and eight bytes of memory.
 """
 
 from __future__ import annotations

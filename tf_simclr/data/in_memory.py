@@ -109,7 +109,7 @@ def decoded_store(store: Store, most_bytes: float = math.inf, shorter_side: int 
     except MemoryError as error:
         instead = "pass a smaller --cache_side" if shorter_side else "leave out --cache=on"
         raise UserError(
-            f"the {count} images take {size / 2**30:.1f} GiB, and there is not enough memory for "
+            f"the {count} images take {size / 2**30:.1f} GiB and there is not enough memory for "
             f"them: {instead}."
         ) from error
     _fill(pixels, store, originals, shapes)

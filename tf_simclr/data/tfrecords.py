@@ -1,7 +1,7 @@
 """Prepared TensorFlow Datasets (TFDS), read without a network and without writing.
 
-Sets whose images are of one size and fit are decoded into memory; of larger ones the place of every
-record is noted, and records are read one by one, in any order.
+A set is read from beginning to end, or, once it is known where each record begins, one record at a
+time in any order.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _shards(info, split):
 
 
 def _fill(array, batches, what):
-    """Fills an array batch by batch, telling how far it is when it takes long."""
+    """Fills an array batch by batch, with a progress bar if it takes long."""
     done = 0
     try:
         with tqdm(total=len(array), desc=what, mininterval=5, delay=5) as progress:
