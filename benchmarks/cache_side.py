@@ -67,8 +67,8 @@ def main() -> None:
         benchmark="cache_side",
         unit="pairs/s",
         cores=os.cpu_count(),
-        mb_an_image=whole.bytes_in_memory / 2e6,
-        mb_reduced=reduced.bytes_in_memory / COUNT / 1e6,
+        mb_an_image=whole.store.nbytes / 2e6,
+        mb_reduced=reduced.store.nbytes / COUNT / 1e6,
         **figures,
         **ratios,
     )

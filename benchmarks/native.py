@@ -23,7 +23,7 @@ from benchmarks.timing import flags, in_turns, report
 from tf_simclr import native
 from tf_simclr.augment import views
 from tf_simclr.data import pipeline
-from tf_simclr.data.parameters import ViewOptions, draw_views
+from tf_simclr.data.draws import ViewOptions, draw_views
 
 SIZE, PAIRS = 224, 32
 

@@ -27,8 +27,8 @@ import tf_simclr
 from benchmarks.timing import flags, report
 from tf_simclr.augment import views as views_module
 from tf_simclr.data import pipeline
+from tf_simclr.data.draws import ViewOptions, crop_box, draw_views, example_indices
 from tf_simclr.data.headers import image_size
-from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
 
 BATCH = 64
 
@@ -67,7 +67,9 @@ def host(source, size: int, runs: int) -> dict[str, float]:
     if source.images is not None:
         loaded = drawn.map(lambda d: source.load(d["index"]))
     else:
-        loaded = drawn.unbatch().map(lambda d: tf.size(source.load(d["index"]))).batch(BATCH)
+        # Of the draws only these are carried from image to image.
+        crops = drawn.map(lambda d: {name: d[name] for name in ("index", "crop", "flip")})
+        loaded = crops.unbatch().map(lambda d: tf.size(source.load(d["index"]))).batch(BATCH)
     totals = [milliseconds(next_of(d), BATCH, runs) for d in (drawn, loaded, whole)]
     draw_ms, load_ms, whole_ms = totals
     return {"draw": draw_ms, "load": load_ms - draw_ms, "crop": whole_ms - load_ms}

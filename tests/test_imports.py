@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "losses": {"distribute"},
     "storage": set(),
     "models": {"losses", "augment", "distribute"},
-    "data": {"augment", "native"},
+    "data": {"augment", "native", "storage"},
     "optim": set(),
     "evaluation": set(),
     "checkpoints": {"models"},

@@ -37,7 +37,7 @@ def loaded(source):
 def test_the_same_images(folder, channels):
     source = open_source("folder", str(folder), channels=channels)
     held = in_memory(source)
-    assert held is not source and held.decoded is not None and source.decoded is None
+    assert held is not source and held.store.nbytes and not source.store.nbytes
     for one, two in zip(loaded(source), loaded(held)):
         np.testing.assert_array_equal(one, two)
     assert held.fingerprint == source.fingerprint and held.class_names == ("a", "b")
@@ -98,11 +98,11 @@ def test_too_much_for_the_machine_is_told(folder, monkeypatch):
     def refuse(*_):
         raise MemoryError
 
-    monkeypatch.setattr(in_memory_module._Decoded, "__init__", refuse)
+    monkeypatch.setattr(in_memory_module, "_aligned", refuse)
     source = open_source("folder", str(folder))
     with pytest.raises(UserError, match=r"6 images take 0\.0 GiB .*leave out --cache=on"):
         in_memory(source)
-    with pytest.raises(UserError, match=r"6 images take 0\.0 GiB .*a smaller --cache_side"):
+    with pytest.raises(UserError, match=r"6 images take 0\.0 GiB .*pass a smaller --cache_side"):
         in_memory(source, shorter_side=12)
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views
+from tf_simclr.data.draws import ViewOptions, crop_box, draw_views
 
 DRAWS = 10_000
 # The seed is fixed, so a law that holds passes always; one that is off by a few percent does not.

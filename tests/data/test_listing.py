@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_simclr.config import Config
 from tf_simclr.data import listing as listing_module
-from tf_simclr.data.sources import open_source
+from tf_simclr.data.sources import in_memory, open_source
 from tf_simclr.tasks import build
 from tf_simclr.workdir import Workdir
 
@@ -51,24 +51,40 @@ def looked(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def kept(tmp_path):
+    """Where the listing is kept."""
+    return tmp_path / "listing.npz"
+
+
+def remembered(folder, kept, **options):
+    """The source of a folder, once its listing is kept."""
+    source = open_source("folder", str(folder), listing_file=str(kept), **options)
+    source.remember()
+    return source
+
+
 def names(source):
     return [source.describe(index) for index in range(source.num_examples)]
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
-def test_the_same_without_looking(folder, looked, follow_links, caplog):
-    options = {"follow_links": follow_links}
+def test_the_same_without_looking(folder, kept, looked, follow_links, caplog):
+    options = {"follow_links": follow_links, "listing_file": str(kept)}
     first = open_source("folder", str(folder), **options)
     assert looked and (follow_links or "link.png" in caplog.text)
+    assert not kept.exists()  # Opening writes nothing.
+    in_memory(first.take(np.arange(2))).remember()  # As much as the whole source would.
     looked.clear()
     caplog.clear()
-    again = open_source("folder", str(folder), listing=first.listing, **options)
+    again = open_source("folder", str(folder), **options)
     assert not looked and (follow_links or "link.png" in caplog.text)
     assert names(again) == names(first) and again.num_examples == 4 + follow_links
     assert again.fingerprint == first.fingerprint and again.class_names == first.class_names
     np.testing.assert_array_equal(again.labels, first.labels)
-    assert again.listing == first.listing
-    assert again.take(np.arange(2)).listing == first.listing
+    written = kept.stat().st_mtime_ns
+    again.remember()
+    assert kept.stat().st_mtime_ns == written  # Nothing new to write.
 
 
 @pytest.mark.parametrize(
@@ -82,33 +98,47 @@ def test_the_same_without_looking(folder, looked, follow_links, caplog):
     ],
     ids=["added", "removed", "in an empty folder", "a folder", "renamed"],
 )
-def test_looks_again_after_a_change(folder, looked, change):
-    kept = open_source("folder", str(folder)).listing
+def test_looks_again_after_a_change(folder, kept, looked, change):
+    remembered(folder, kept)
     change(folder)
     looked.clear()
-    source = open_source("folder", str(folder), listing=kept)
+    source = open_source("folder", str(folder), listing_file=str(kept))
     assert looked and names(source) == names(open_source("folder", str(folder)))
 
 
-def test_not_kept_where_it_may_change_unseen(folder):
-    (folder / "a" / "1.png").write_bytes(PNG)
-    assert open_source("folder", str(folder)).listing
+def test_not_kept_if_a_later_change_could_go_unnoticed(folder, kept):
     (folder / "a" / "7.png").write_bytes(PNG)
-    assert open_source("folder", str(folder)).listing is None  # Changed just now.
+    remembered(folder, kept)
+    assert not kept.exists()  # The folder changed just now.
     settle(folder)
-    assert open_source("folder", str(folder)).listing
-    (folder / "a" / "1.png").write_bytes(b"")
-    assert open_source("folder", str(folder), skip_bad_images=True).listing is None
+    (folder / "a" / "1.png").write_bytes(b"")  # May be replaced in place.
+    remembered(folder, kept, skip_bad_images=True)
+    assert not kept.exists()
+    (folder / "a" / "1.png").write_bytes(PNG)
+    remembered(folder, kept)
+    assert kept.exists()
 
 
-def test_of_another_folder_or_other_links_is_not_used(folder, looked, tmp_path):
-    kept = open_source("folder", str(folder)).listing
+def test_without_a_file_to_keep_it_in_nothing_is_kept(folder, monkeypatch):
+    monkeypatch.setattr(listing_module, "to_bytes", lambda *_: pytest.fail("a listing was made"))
+    open_source("folder", str(folder)).remember()
+    open_source("digits").remember()
+
+
+def test_of_another_folder_or_other_links_is_not_used(folder, kept, looked, tmp_path):
+    remembered(folder, kept)
     shutil.copytree(folder, tmp_path / "copy", symlinks=True)
     settle(tmp_path / "copy")
     for where, options in ((tmp_path / "copy", {}), (folder, {"follow_links": True})):
         looked.clear()
-        open_source("folder", str(where), listing=kept, **options)
+        open_source("folder", str(where), listing_file=str(kept), **options)
         assert looked
+
+
+def test_one_that_cannot_be_read_is_not_used(folder, kept, looked):
+    kept.mkdir()
+    assert open_source("folder", str(folder), listing_file=str(kept)).num_examples == 4
+    assert looked
 
 
 def changed(kept, **arrays):
@@ -129,25 +159,26 @@ def changed(kept, **arrays):
         lambda kept: changed(kept, names=np.frombuffer(b"../outside.png" * 4, np.uint8)),
         lambda kept: changed(kept, folders=np.frombuffer(b"../x\0" * 5, np.uint8)),
         lambda kept: changed(kept, changed=np.array([{}], object)),
+        lambda kept: changed(kept, folders=np.zeros(0, np.uint8), lengths=np.zeros(0, np.int64)),
     ],
-    ids=["empty", "half", "no zip", "an array", "lengths", "leaves", "folder leaves", "pickle"],
+    ids=[
+        *("empty", "half", "no zip", "an array", "lengths", "leaves", "folder leaves", "pickle"),
+        "no folder",
+    ],
 )
-def test_a_damaged_or_forged_one_is_not_used(folder, looked, damage):
-    source = open_source("folder", str(folder))
+def test_a_damaged_or_forged_one_is_not_used(folder, kept, looked, damage):
+    source = remembered(folder, kept)
+    kept.write_bytes(damage(kept.read_bytes()))
     looked.clear()
-    again = open_source("folder", str(folder), listing=damage(source.listing))
+    again = open_source("folder", str(folder), listing_file=str(kept))
     assert looked and names(again) == names(source)
 
 
 def test_lies_in_the_workdir(folder, looked, tmp_path):
     config = Config(workdir=str(tmp_path / "run"), dataset="folder", data_dir=str(folder))
-    workdir = Workdir(config.workdir)
-    assert workdir.listing() is None
     source = build.source_of(config, "train")
-    workdir.claim(build.identity_of(config))
-    workdir.keep_listing(source.listing)
+    Workdir(config.workdir).write_settings(build.identity_of(config))
+    source.remember()
+    assert (tmp_path / "run" / "listing.npz").exists()
     looked.clear()
     assert names(build.source_of(config, "train")) == names(source) and not looked
-    Workdir(config.workdir, writes=False).keep_listing(b"other")
-    workdir.keep_listing(None)
-    assert workdir.listing() == source.listing

@@ -102,14 +102,16 @@ def test_remote_folders_are_counted_alike(tmp_path):
     assert remote.passed_over == local.passed_over and ".webp 1" in local.passed_over
 
 
-def test_counts_are_kept_with_the_listing(tmp_path, monkeypatch, caplog):
+def test_counts_are_kept_with_the_listing(tmp_path, tmp_path_factory, monkeypatch, caplog):
     write(tmp_path, "a/0.png", "b/0.png", "a/1.webp", "a/2.webp", "b/x", "b/@eaDir/0.png", "c/0.gz")
     settle(tmp_path)
-    first = open_source("folder", str(tmp_path))
+    file = str(tmp_path_factory.mktemp("kept") / "listing.npz")
+    first = open_source("folder", str(tmp_path), listing_file=file)
+    first.remember()
     said = caplog.text
     caplog.clear()
     monkeypatch.setattr(listing_module, "_list_folder", None)  # Not called again.
-    again = open_source("folder", str(tmp_path), listing=first.listing)
+    again = open_source("folder", str(tmp_path), listing_file=file)
     assert again.passed_over == first.passed_over != "" and "c (.gz 1)" in said
     assert caplog.text == said
 

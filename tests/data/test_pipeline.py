@@ -10,9 +10,16 @@ import tensorflow as tf
 
 from tf_simclr.augment import finish_views, views
 from tf_simclr.data import pipeline
-from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
+from tf_simclr.data.draws import (
+    ViewOptions,
+    crop_box,
+    draw_finishing,
+    draw_views,
+    example_indices,
+)
 from tf_simclr.data.pipeline import eval_dataset, labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
+from tf_simclr.data.stores import ArrayStore
 from tf_simclr.errors import UserError
 
 
@@ -39,6 +46,12 @@ class Encoded:
         return tf.fill([side, side + 3, 3], tf.cast(index * 10, tf.uint8))
 
 
+class OneByOne(ArrayStore):
+    """An array that does not say that all images have one shape."""
+
+    image_shape = property(lambda self: None, lambda self, shape: None)
+
+
 def batches(source, count=1, **options):
     options = {"batch_size": 8, "image_size": 16, **options}
     return [
@@ -59,6 +72,33 @@ def test_starts_at_any_step_at_once(kind, source):
     unbroken = batches(source, 9, seed=3)
     for step in (1, 7):
         assert_same(unbroken[step], batches(source, 1, seed=3, start_step=step)[0])
+
+
+@pytest.mark.parametrize("kind", ["memory", "encoded"])
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_the_device_gets_what_was_drawn_for_the_global_batch(kind, strength, source):
+    source = source if kind == "memory" else Encoded()
+    context = tf.distribute.InputContext(2, 1, 4)  # Replicas 2 and 3 of 4: rows 4 to 7 of 8.
+    options = {"color_jitter_strength": strength}
+    made = batches(source, 4, seed=2, start_step=5, input_context=context, **options)
+    for number, batch in enumerate(made):
+        step, first = 5 + number // 2, 4 + number % 2 * 2
+        drawn = draw_finishing(ViewOptions(**options), 3, 8, 2, step)
+        assert batch.keys() == {"images", *drawn} and len(drawn) == (7 if strength else 2)
+        for name, values in drawn.items():
+            np.testing.assert_array_equal(batch[name], values[first : first + 2], err_msg=name)
+
+
+def test_only_crops_and_flips_are_carried_through_decoding(monkeypatch):
+    seen = []
+    decode = pipeline._decode_and_crop
+    monkeypatch.setattr(
+        pipeline,
+        "_decode_and_crop",
+        lambda source, drawn, *rest: seen.append(set(drawn)) or decode(source, drawn, *rest),
+    )
+    two_view_dataset(Encoded(), batch_size=8, image_size=16)
+    assert seen and all(names == {"index", "crop", "flip", "share"} for names in seen)
 
 
 def test_seed_and_step_change_everything(source):
@@ -182,8 +222,8 @@ def test_a_whole_crop_is_the_image(images):
 @pytest.mark.parametrize("one_by_one", [False, True])
 def test_flip_mirrors_left_to_right(one_by_one, together, images, monkeypatch):
     source = array_source(images)
-    if one_by_one:  # Flipped by the device then.
-        source.image_shape = None
+    if one_by_one:
+        source = source.with_store(OneByOne(images, str))
     monkeypatch.setattr(views, "_has_accelerator", lambda: together)
     options = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0), "flip_probability": 0.5}
     options.update(color_jitter_strength=0.0, grayscale_probability=0.0, blur=False)

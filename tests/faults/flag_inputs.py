@@ -13,7 +13,7 @@ from absl import flags
 from tests.faults.harness import Fault
 from tf_simclr import flag_defs
 from tf_simclr.config import Config
-from tf_simclr.data.parameters import ViewOptions
+from tf_simclr.data.draws import ViewOptions
 from tf_simclr.data.splits import parse_split, slice_rows
 from tf_simclr.flagfile import to_flagfile
 from tf_simclr.storage import read_text
@@ -200,7 +200,7 @@ def follow(config: Config) -> None:
         return
     run = build.identity_of(config)
     Workdir(config.workdir).check_is_of(run)
-    Workdir(config.workdir).claim(run)
+    Workdir(config.workdir).write_settings(run)
     changed = run.changed_from(read_text(Workdir(config.workdir) / "flags.resolved"))
     if changed:
         raise Fault(f"a run is not recognised by its own flags.resolved: {changed}")
@@ -267,4 +267,4 @@ def try_resolved(rng) -> None:
         parse([f"--mode={mode}", "--workdir=w", *more])
     else:
         run = build.identity_of(Config(workdir="w", encoder="resnet18", train_steps=3))
-        Workdir("w").claim(run)
+        Workdir("w").write_settings(run)

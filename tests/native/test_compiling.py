@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_simclr import native
 from tf_simclr.augment import finish_views, views
-from tf_simclr.data.parameters import ViewOptions, draw_views
+from tf_simclr.data.draws import ViewOptions, draw_views
 from tf_simclr.data.pipeline import labelled_dataset, two_view_dataset
 from tf_simclr.native import compiling
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests.reference import augment as oracle
 from tf_simclr import augment
 from tf_simclr.augment import views as forms
-from tf_simclr.data.parameters import ViewOptions, draw_views
+from tf_simclr.data.draws import ViewOptions, draw_views
 
 ATOL = 3e-6  # Against the oracles; one step of a byte is 4e-3.
 AT_REST = {

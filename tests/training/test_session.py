@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.tasks.test_runs import SMALL, lines, run
+from tf_simclr import storage
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.optim.schedules import WarmupCosine
@@ -28,7 +29,7 @@ def identity(**settings):
 @pytest.mark.parametrize("left", ["views.png", "metrics.jsonl", "tensorboard", "checkpoints"])
 def test_a_start_that_saved_nothing_blocks_nothing(left, tmp_path):
     workdir = Workdir(str(tmp_path))
-    workdir.claim(identity())
+    workdir.write_settings(identity())
     path = tmp_path / left
     path.write_text("") if "." in left else path.mkdir()
     workdir.check_is_of(identity(temperature=0.5, encoder="resnet50"))
@@ -37,7 +38,7 @@ def test_a_start_that_saved_nothing_blocks_nothing(left, tmp_path):
 @pytest.mark.parametrize("made", ["encoder", "results", "checkpoints/ckpt-2.index", "result.json"])
 def test_what_a_run_has_made_is_not_overwritten_by_another(made, tmp_path):
     workdir = Workdir(str(tmp_path))
-    workdir.claim(identity())
+    workdir.write_settings(identity())
     path = tmp_path / made
     path.parent.mkdir(exist_ok=True)
     path.write_text("{}") if "." in made else path.mkdir()
@@ -101,7 +102,7 @@ def test_an_evaluation_reaches_the_card_and_the_report(pretrained, tmp_path):
 
 def test_without_a_workdir_no_listing_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Workdir, "listing", lambda self: pytest.fail("a listing was read"))
+    monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("a listing was read"))
     config = Config(mode="doctor", dataset="folder", data_dir=str(tmp_path))
     with pytest.raises(UserError, match="no image"):
         build.source_of(config, "train")

@@ -1,4 +1,4 @@
-"""Images that cannot be read: naming those that are damaged or gone, and doing without them."""
+"""Images that cannot be read: naming those that are damaged or missing, and leaving them out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tf_simclr.errors import UserError, printable
 _SHOWN = 5
 _LOOKED_FOR = 64
 
-# What an image raises that is damaged, gone, or in a record whose checksum is wrong.
+# Raised for an image that is damaged, missing, or in a record whose checksum is wrong.
 _OF_IMAGES = (
     tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
     tf.errors.DataLossError,
 )
-# What reading can raise besides: no permission, a folder in the file's place, a failing disk.
+# Reading can also raise: no permission, a folder in the file's place, a failing disk.
 READ_ERRORS = (
     *_OF_IMAGES,
     tf.errors.PermissionDeniedError,
@@ -41,7 +41,7 @@ def find_bad_images(source: Source, indices: Iterable[int] | None = None) -> lis
       indices: those to try; None: all.
 
     Returns:
-      Their paths, or what else tells them apart.
+      Their paths, or what else identifies them.
     """
     chosen = None if indices is None else np.fromiter(indices, np.int64)
     return [source.describe(index) for index in _bad_indices(source, chosen)]
@@ -50,7 +50,7 @@ def find_bad_images(source: Source, indices: Iterable[int] | None = None) -> lis
 def without_bad(source: Source) -> Source:
     """Leaves out the images that cannot be decoded, after trying each; `bad_images` lists them.
 
-    They are not replaced by others: a batch must not hold an image twice.
+    Others do not take their place, as a batch must not contain an image twice.
 
     Args:
       source: any.
@@ -74,9 +74,7 @@ def without_bad(source: Source) -> Source:
         len(bad),
         listed(names),
     )
-    part = source.take(np.flatnonzero(~bad))
-    part.bad_images = names
-    return part
+    return source.without(bad, names)
 
 
 def bad_images_error(names: list[str], count: int) -> UserError:
@@ -91,22 +89,22 @@ def bad_images_error(names: list[str], count: int) -> UserError:
 
 @contextlib.contextmanager
 def naming_bad_images(source: Source):
-    """Turns the failure to read an image, in the block, into an error that names the files.
+    """Turns a failure to read an image inside the block into an error that names the files.
 
     Raises:
-      UserError: files are missing or cannot be decoded, or all of a folder is out of reach.
+      UserError: files are missing or cannot be decoded, or no file of a folder can be found.
     """
     try:
         yield
     except READ_ERRORS as error:
-        # Other parts of a step raise the rarer ones, too.
+        # Other parts of a step can raise the rarer errors, too.
         if not isinstance(error, _OF_IMAGES) and "ReadFile" not in str(error):
             raise
         raise explain_bad_images(source, error) from error
 
 
 def explain_bad_images(source: Source, error: tf.errors.OpError) -> UserError:
-    """Says which images are missing and which damaged; if all can be read now, what failed."""
+    """Says which images are missing or damaged; if all can be read now, what failed before."""
     if source.folder is not None and _all_gone(source):
         return UserError(
             f"no image of the folder {source.folder!r} can be found any more: it was moved or "
@@ -149,10 +147,10 @@ def listed(names: list[str]) -> str:
 
 def _bad_indices(source, indices=None):
     """int64, increasing."""
-    if source.images is not None:
+    if source.store.nbytes:  # They were decoded already.
         return np.zeros(0, np.int64)
     indices = np.arange(source.num_examples) if indices is None else np.unique(indices)
-    chosen, indices = indices, np.setdiff1d(indices, source.unreadable)
+    chosen, indices = indices, np.setdiff1d(indices, source.store.unreadable)
 
     def attempt(index):
         return index, tf.shape(source.load(index))  # The shape, or decoding would be left out.

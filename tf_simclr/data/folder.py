@@ -1,6 +1,6 @@
 """Images in a folder, at any depth: which there are, their classes, and how to read them.
 
-Made for millions of files: a path takes its own length and eight bytes of memory.
+Millions of files are fine: a path takes its own length and eight bytes of memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_simclr import storage
 from tf_simclr.data import listing
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.decoding import MAX_BYTES
@@ -45,9 +46,8 @@ class ImageFolder:
       name: the last part of the data set's path.
       path: the split's folder.
       fingerprint: hex, of relative names and sizes.
-      unreadable: indices of the files that are empty, links to nowhere, or above `MAX_BYTES`
-        (of remote files the size is not known).
-      listing: what was found, for another one to begin with; None where it may not stay true.
+      unreadable: indices of the files that are empty, broken links, or above `MAX_BYTES` (the size
+        of remote files is not known).
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ImageFolder:
         folder: str | None,
         split: str,
         follow_links: bool = False,
-        known: bytes | None = None,
+        listing_file: str | None = None,
     ):
         """Lists the files.
 
@@ -63,7 +63,8 @@ class ImageFolder:
           folder: its path; a remote one (gs://...) where TensorFlow can read it.
           split: a plain name, with no slice.
           follow_links: whether to follow symbolic links out of the folder, too.
-          known: the attribute `listing` of an earlier one; it is used if no folder has changed.
+          listing_file: where `keep_listing` writes; a listing found there is used if no folder has
+            changed since.
 
         Raises:
           UserError: no such folder, no such split, no image.
@@ -75,12 +76,12 @@ class ImageFolder:
             raise UserError(f"data_dir={folder!r} is not a folder, or cannot be reached.")
         scan = Scan(os.fsencode(folder), follow_links)
         root, splits = find_split(scan, os.fsencode(folder), split)
-        everything = known and listing.from_bytes(known, scan, root)
-        if everything:
-            self.listing = known
-        else:
+        self._listing_file, self._new_listing = listing_file, None
+        everything = listing.from_bytes(_contents_of(listing_file), scan, root)
+        if not everything:
             everything = listing.list_tree(scan, root)
-            self.listing = listing.to_bytes(scan, root, everything)
+            if listing_file:
+                self._new_listing = listing.to_bytes(scan, root, everything)
         parts = [part for part in everything if len(part.sizes)]
         self.passed_over = (scan.passed_over() + _skipped(everything)).strip()
         self.num_examples = sum(len(part.sizes) for part in parts)
@@ -102,9 +103,19 @@ class ImageFolder:
         sizes = np.concatenate([part.sizes for part in parts])
         self.unreadable = np.flatnonzero((sizes == 0) | (sizes > MAX_BYTES))
         self.fingerprint = _fingerprint(names, lengths, sizes)
-        with tf.device("CPU:0"):  # Where tf.data runs; on an accelerator each read would copy them.
+        with tf.device("CPU:0"):  # An accelerator would copy them for each read.
             self._names = tf.constant(names)
             self._ends = tf.constant(np.concatenate([[0], np.cumsum(lengths)]))
+
+    def keep_listing(self) -> None:
+        """Writes the listing to the listing file, if it is new and a later change would be noticed.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        if self._new_listing is not None:
+            storage.write_whole(self._listing_file, self._new_listing)
+            self._new_listing = None  # It can take as much memory as all paths.
 
     def describe(self, index: int) -> str:
         """The path of a file."""
@@ -118,11 +129,23 @@ class ImageFolder:
         """
         return tf.io.read_file(self._path(index))
 
+    def contents(self) -> tf.data.Dataset:
+        """The contents of all files, in order."""
+        return tf.data.Dataset.range(self.num_examples).map(self.read, tf.data.AUTOTUNE)
+
     def _path(self, index):
-        # All names are one string, of which a piece is copied: no tensor with a string for each.
+        # All names are one string: a tensor of strings would take far more memory.
         span = tf.gather(self._ends, [index, index + 1])
         name = tf.strings.substr(self._names, span[0], span[1] - span[0])
         return tf.strings.join([self._root, name])
+
+
+def _contents_of(path):
+    """The bytes of a listing file; b"" if there is none, or it cannot be read."""
+    try:
+        return path and storage.read_bytes(path) or b""
+    except (OSError, tf.errors.OpError):
+        return b""
 
 
 def _top(part):

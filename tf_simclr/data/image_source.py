@@ -1,118 +1,105 @@
-"""The type the pipeline reads from: a numbered set of images, uint8, handed out in any order."""
+"""What the pipeline reads from: facts about a set of images, and the store of their pixels."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.data.decoding import decode
+from tf_simclr.data.stores import ArrayStore, Store
 from tf_simclr.errors import UserError
 
 
 class Source:
-    """A split of a data set.
+    """A split of a data set: facts about its images, and the store that has their pixels.
+
+    A source is immutable: `take` and `with_store` return another one.
 
     Attributes:
       name: of the data set.
       split: as asked for.
-      num_examples: N.
-      channels: C of every image it yields.
-      unlabelled: a sentence, why there are no labels where there are none.
-      images: uint8 [N, H, W, C] where the whole split is an array in memory, else None.
-      image_shape: (H, W) where all images are known to have the same, else None.
+      store: where the pixels are.
+      unlabelled: a sentence, why there are no labels; "" if there are some.
       fingerprint: hex; the same for the same images on every machine.
-      bad_images: what was left out because it cannot be decoded, by name.
+      folder: the path of the folder whose files the images are; None for other data sets.
+      passed_over: a sentence on files that were not read as images; "" if there are none.
+      bad_images: the names of images that were left out because they cannot be decoded.
     """
 
     def __init__(
         self,
         name: str,
         split: str,
+        store: Store,
         *,
-        num_examples: int,
-        channels: int,
         fingerprint: str,
-        images: np.ndarray | None = None,
-        image_shape: tuple[int, int] | None = None,
         labels: np.ndarray | Callable[[], np.ndarray | None] | None = None,
         class_names: Sequence[str] | Callable[[], Sequence[str] | None] | None = None,
         unlabelled: str = "",
-        reader=None,
+        folder: str | None = None,
+        passed_over: str = "",
+        remember: Callable[[], None] | None = None,
     ):
         """Made by `open_source` and `array_source`.
 
-        `labels` and `class_names` may be functions, called when they are first asked for. `reader`
-        stands in for `images`: its read(index) gives an encoded image, in graphs, its
-        describe(index) a name.
+        `labels` and `class_names` may be functions, called when they are first needed. `remember`
+        is what the method of this name does.
         """
         self.name = name
         self.split = split
-        self.num_examples = num_examples
-        self.channels = channels
+        self.store = store
         self.unlabelled = unlabelled
         self.fingerprint = fingerprint
-        self.images = images
-        self.image_shape = image_shape if images is None else images.shape[1:3]
-        self.decoded = None  # By `in_memory`, of many shapes; it then stands in for the reader.
-        self.bad_images: list[str] = []
-        self._labels = labels
-        self._class_names = class_names
-        self._reader = reader
-        self._rows = None  # Of what the reader counts; None: all.
-        self._tensor = None
+        self.folder = folder
+        self.passed_over = passed_over
+        self.bad_images: Sequence[str] = ()
+        self._labels = _once(labels)
+        self._class_names = _once(class_names)
+        self._remember = remember
 
     def __repr__(self):
         return f"<Source {self.name!r} {self.split!r}: {self.num_examples} images>"
 
     @property
+    def num_examples(self) -> int:
+        """N."""
+        return self.store.num_examples
+
+    @property
+    def channels(self) -> int:
+        """C of every image."""
+        return self.store.channels
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """(H, W) if all images are known to have this size, else None."""
+        return self.store.image_shape
+
+    @property
+    def images(self) -> np.ndarray | None:
+        """uint8 [N, H, W, C] if the whole split is one array in memory, else None."""
+        return self.store.images
+
+    @property
     def labels(self) -> np.ndarray | None:
-        """int64 [N], or None; of a TFDS set not in memory they are read when asked for."""
-        if callable(self._labels):
-            self._labels = self._labels()
-        return self._labels
+        """int64 [N], or None; read when first needed if a TFDS set is not in memory."""
+        return self._labels()
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The classes' names, by label; None for unlabelled images."""
-        if callable(self._class_names):
-            self._class_names = self._class_names()
-        return None if self._class_names is None else tuple(self._class_names)
-
-    @property
-    def bytes_in_memory(self) -> int:
-        """What the decoded images take that are held; 0 where none are."""
-        held = self.decoded if self.images is None else self.images
-        return 0 if held is None else held.nbytes
-
-    @property
-    def listing(self) -> bytes | None:
-        """For a folder: the listing that `open_source` can reuse; None if there is none."""
-        return getattr(self._reader, "listing", None)
-
-    @property
-    def folder(self) -> str | None:
-        """The path of the folder that the images are files of; None for other data sets."""
-        return getattr(self._reader, "path", None)
-
-    @property
-    def passed_over(self) -> str:
-        """Of a folder: what was not read as an image, a sentence; "" for nothing."""
-        return getattr(self._reader, "passed_over", "")
-
-    @property
-    def unreadable(self) -> np.ndarray:
-        """int64 [n], increasing: images that need no try, as their files are empty or too large."""
-        rows = getattr(self._reader, "unreadable", np.zeros(0, np.int64))
-        return rows if self._rows is None else np.flatnonzero(np.isin(self._rows.numpy(), rows))
+        names = self._class_names()
+        return None if names is None else tuple(names)
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """One decoded image; a function for `Dataset.map`.
 
         Args:
-          index: int64 scalar in [0, N); where all images have one shape, also [n].
+          index: int64 scalar in [0, N); also [n] if there is an `image_shape`.
 
         Returns:
           uint8 [h, w, C], or [n, H, W, C].
@@ -120,18 +107,7 @@ class Source:
         Raises:
           tf.errors.OpError: the file is gone or damaged; `find_bad_images` names it.
         """
-        if self.image_shape and self._reader is not None and index.shape.rank:
-            spec = tf.TensorSpec([*self.image_shape, self.channels], tf.uint8)
-            return tf.map_fn(self.load, index, fn_output_signature=spec)
-        if self.decoded is not None:
-            return self.decoded.load(index)
-        if self._reader is not None:
-            image = decode(self.encoded(index), self.channels)
-            return tf.ensure_shape(image, [*(self.image_shape or (None, None)), self.channels])
-        if self._tensor is None:
-            with tf.init_scope(), tf.device("CPU:0"):
-                self._tensor = tf.constant(self.images)
-        return tf.gather(self._tensor, index)
+        return self.store.load(index)
 
     def encoded(self, index: tf.Tensor) -> tf.Tensor:
         """The file of one image, as it is stored: scalar string; a function for `Dataset.map`.
@@ -139,48 +115,46 @@ class Source:
         `decoding.decode` decodes it, `headers.image_size` reads the size of the result.
 
         Raises:
-          TypeError: the images are in memory, where no files are.
+          TypeError: the images are decoded in memory.
         """
-        if self._reader is None:
-            raise TypeError(f"{self!r} is decoded in memory: use its images.")
-        return self._reader.read(index if self._rows is None else tf.gather(self._rows, index))
+        return self.store.encoded(index)
 
     def describe(self, index: int) -> str:
-        """The name of one image for people: its path, where it has one."""
-        if self._reader is None:
-            return f"{self.name} {self.split}, image {index}"
-        return self._reader.describe(index if self._rows is None else int(self._rows[index]))
+        """The name of one image for people: its path, if it has one."""
+        return self.store.describe(index)
 
     def take(self, rows: np.ndarray) -> Source:
         """The source of some of the images, int64 [n], in that order."""
-
-        def labels():
-            return None if self.labels is None else self.labels[rows]
-
-        part = Source(
-            self.name,
-            self.split,
-            num_examples=len(rows),
-            channels=self.channels,
+        labels = self._labels
+        return self._changed(
+            store=self.store.take(rows),
             fingerprint=_digest(self.fingerprint.encode(), rows),
-            images=None if self.images is None else self.images[rows],
-            image_shape=self.image_shape,
-            labels=labels,
-            class_names=lambda: self.class_names,
-            unlabelled=self.unlabelled,
-            reader=self._reader,
+            _labels=_once(lambda: None if labels() is None else labels()[rows]),
         )
-        if self._reader is not None:
-            with tf.device("CPU:0"):
-                part._rows = tf.constant(rows if self._rows is None else self._rows.numpy()[rows])
-        if self.decoded is not None:
-            part.decoded = self.decoded.take(rows)
-        return part
 
-    def hold(self, images: np.ndarray) -> None:
-        """From now on hands out these in place of what it had: uint8 [N, H, W, C], in memory."""
-        self.images, self.image_shape = images, images.shape[1:3]
-        self._reader = self._rows = self._tensor = None
+    def with_store(self, store: Store) -> Source:
+        """The same images, which are now read from `store`."""
+        return self._changed(store=store)
+
+    def without(self, bad: np.ndarray, names: Sequence[str]) -> Source:
+        """The source of the images for which `bad`, bool [N], is false; `names` are the others'."""
+        return self.take(np.flatnonzero(~bad))._changed(bad_images=tuple(names))
+
+    def remember(self) -> None:
+        """Writes what makes opening the same data set faster, where `open_source` was told to.
+
+        A run calls this once it owns the workdir, so that nothing is written before.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        if self._remember is not None:
+            self._remember()
+
+    def _changed(self, **attributes):
+        changed = copy.copy(self)
+        vars(changed).update(attributes)
+        return changed
 
 
 def array_source(
@@ -199,7 +173,7 @@ def array_source(
       name, split: what to call it.
 
     Returns:
-      The source; it keeps `images`, and does not copy it.
+      The source; it keeps `images` without copying it.
 
     Raises:
       UserError: another type or shape, no image, labels that do not fit.
@@ -215,10 +189,8 @@ def array_source(
     return Source(
         name,
         split,
-        num_examples=len(images),
-        channels=images.shape[3],
+        ArrayStore(images, lambda index: f"{name} {split}, image {index}"),
         fingerprint=_digest(images, labels),
-        images=images,
         labels=labels,
         class_names=class_names if labels is not None else None,
         unlabelled="the array was given without labels.",
@@ -247,3 +219,8 @@ def _digest(*parts):
             part = np.ascontiguousarray(part)
         digest.update(b"" if part is None else part)
     return digest.hexdigest()[:16]
+
+
+def _once(value):
+    """A function that returns `value`; if that is a function, its result, computed once."""
+    return functools.cache(value) if callable(value) else lambda: value

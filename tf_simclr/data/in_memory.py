@@ -1,8 +1,7 @@
-"""Images of any sizes, decoded once and held in memory."""
+"""Decoding all images of a source once, into memory."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -16,12 +15,13 @@ from tf_simclr.data.bad_images import (
     find_bad_images,
 )
 from tf_simclr.data.decoding import MAX_PIXELS
-from tf_simclr.data.headers import image_size
 from tf_simclr.data.image_source import Source
+from tf_simclr.data.stores import ArrayStore, RaggedStore, Store
 from tf_simclr.errors import UserError
 
-_ALIGNED = 64  # Bytes: what begins so, TensorFlow takes over without a copy.
+_ALIGNED = 64  # Bytes. TensorFlow shares memory with this alignment instead of copying it.
 _SAMPLE = 64
+_BATCH = 256
 
 
 def in_memory(source: Source, most_bytes: float = math.inf, shorter_side: int = 0) -> Source:
@@ -29,148 +29,128 @@ def in_memory(source: Source, most_bytes: float = math.inf, shorter_side: int = 
 
     Args:
       source: any.
-      most_bytes: how much the decoded images may take, which is known before they are decoded.
-      shorter_side: pixels; images with more are reduced to so many, by the mean over each pixel's
-        area, and keep their proportions. 0: all stay as they are.
+      most_bytes: how much memory the decoded images may take; their size is known before they are
+        decoded.
+      shorter_side: pixels; images whose shorter side is longer are reduced to it, by the mean over
+        each pixel's area, and keep their proportions. 0: no image is reduced.
 
     Returns:
-      A source of the same images and fingerprint, in memory; `source` itself where they are so
-      already and, if none is to be reduced, where they take more or one of them cannot be read
-      (whoever loads that one will say so).
+      A source of the same images and fingerprint with a store in memory. `source` itself if it is
+      in memory already, or, when no image is to be reduced, if the images take more than
+      `most_bytes` or one of them cannot be read (loading that image reports the error).
 
     Raises:
-      UserError: they may take so many bytes, but there is no such memory; images that are to be
-        reduced take more even so, or cannot be read.
+      UserError: there is not enough memory; images that are to be reduced take more than
+        `most_bytes` even then, or cannot be read.
     """
     if source.image_shape and shorter_side >= min(source.image_shape):
         shorter_side = 0
-    decoded_already = source.images is not None or source.decoded is not None
-    if not shorter_side and (decoded_already or most_bytes <= 0):
+    if not shorter_side and (source.store.nbytes or most_bytes <= 0):
         return source
     try:
-        decoded = _decode(source, most_bytes, shorter_side)
+        return source.with_store(decoded_store(source.store, most_bytes, shorter_side))
     except READ_ERRORS as error:
         if not shorter_side:
             return source
         raise explain_bad_images(source, error) from error
-    except _Unreadable as error:
+    except Unreadable as error:
         if not shorter_side:
             return source
         names = find_bad_images(source) or [str(error)]
         raise bad_images_error(names, source.num_examples) from error
-    except _TooLarge as error:
+    except TooLarge as error:
         if not shorter_side:
             return source
         raise UserError(
             f"reduced to a shorter side of {shorter_side} pixels the images take "
-            f"{error.args[0] / 2**30:.1f} GiB, where {most_bytes / 2**30:.1f} may be held: pass "
-            "--cache=on if memory has room for them, else a smaller --cache_side or none."
+            f"{error.args[0] / 2**30:.1f} GiB; at most {most_bytes / 2**30:.1f} GiB may be held. "
+            "If there is enough memory pass --cache=on, otherwise pass a smaller --cache_side or "
+            "leave it out."
         ) from error
-    held = copy.copy(source)
-    if source.image_shape:
-        held.hold(decoded.as_array())
-    else:
-        held.decoded = decoded.finish()
-    return held
 
 
-class _Unreadable(Exception):
-    """An image that cannot be decoded; its name."""
+class Unreadable(Exception):
+    """An image cannot be decoded; the argument is its name."""
 
 
-class _TooLarge(Exception):
-    """More bytes than may be held; how many."""
+class TooLarge(Exception):
+    """The images take more memory than they may; the argument is how many bytes."""
 
 
-class _Decoded:
-    """Images one behind another in one tensor."""
+def decoded_store(store: Store, most_bytes: float = math.inf, shorter_side: int = 0) -> Store:
+    """Decodes every image of a store into memory.
 
-    def __init__(self, shapes: np.ndarray):
-        """shapes: int64 [N, 3]."""
-        self._starts = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
-        buffer = np.empty(self._starts[-1] + _ALIGNED, np.uint8)
-        begin = -buffer.ctypes.data % _ALIGNED
-        self._bytes = buffer[begin : begin + self._starts[-1]]
-        self._shapes = shapes
+    Args:
+      store: any.
+      most_bytes, shorter_side: as `in_memory`.
 
-    def put(self, index: int, image: np.ndarray) -> None:
-        start = self._starts[index]
-        self._bytes[start : start + image.size] = image.ravel()
+    Returns:
+      An `ArrayStore` if the images are known to have one shape, else a `RaggedStore`.
 
-    def as_array(self) -> np.ndarray:
-        """uint8 [N, h, w, C], of images of one shape; not copied."""
-        return self._bytes.reshape([len(self._shapes), *self._shapes[0]])
-
-    def finish(self) -> _Decoded:
-        """Makes tensors of the arrays; the bytes are shared, not copied."""
-        with tf.device("CPU:0"):
-            self._starts, self._shapes = tf.constant(self._starts), tf.constant(self._shapes)
-            self._bytes = tf.experimental.dlpack.from_dlpack(self._bytes.__dlpack__())
-        return self
-
-    def take(self, rows: np.ndarray) -> _Decoded:
-        """Some of the images, int64 [n]; once finished."""
-        part = copy.copy(self)
-        with tf.device("CPU:0"):
-            part._starts, part._shapes = (
-                tf.gather(values, rows) for values in (self._starts, self._shapes)
-            )
-        return part
-
-    @property
-    def shapes(self) -> np.ndarray:
-        """int64 [N, 3]; once finished."""
-        return self._shapes.numpy()
-
-    @property
-    def nbytes(self) -> int:
-        """Of all pixels; once finished."""
-        return int(self.shapes.prod(axis=1).sum())
-
-    def load(self, index: tf.Tensor) -> tf.Tensor:
-        """uint8 [h, w, C]; for graphs."""
-        shape = tf.gather(self._shapes, index)
-        piece = tf.slice(self._bytes, [tf.gather(self._starts, index)], [tf.reduce_prod(shape)])
-        return tf.reshape(piece, shape)
-
-
-def _decode(source, most_bytes, shorter_side):
-    """A `_Decoded`."""
-    count = source.num_examples
+    Raises:
+      TooLarge: they take more than `most_bytes`; nothing was decoded.
+      Unreadable: a header has no size, or another one than the image.
+      tf.errors.OpError: an image cannot be read.
+      UserError: there is not enough memory.
+    """
+    count = store.num_examples
     some = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(np.int64))
-    # The sizes of all are read only where a few say that there may be room.
-    estimate = _bytes_of(_reduced_shapes(_shapes(source, some), shorter_side)).mean() * count
+    # All headers are read only if a few suggest that there may be enough memory.
+    estimate = _bytes_of(_reduced(_shapes(store, some), shorter_side)).mean() * count
     if estimate > 2 * most_bytes:
-        raise _TooLarge(estimate)
-    originals = _shapes(source, np.arange(count))
-    shapes = _reduced_shapes(originals, shorter_side)
+        raise TooLarge(estimate)
+    originals = _shapes(store, np.arange(count))
+    shapes = _reduced(originals, shorter_side)
     size = _bytes_of(shapes).sum()
     if size > most_bytes:
-        raise _TooLarge(size)
+        raise TooLarge(size)
     try:
-        decoded = _Decoded(shapes)
+        pixels = _aligned(int(size))
     except MemoryError as error:
-        instead = "take a smaller --cache_side" if shorter_side else "leave out --cache=on"
+        instead = "pass a smaller --cache_side" if shorter_side else "leave out --cache=on"
         raise UserError(
-            f"the {count} images take {size / 2**30:.1f} GiB in memory, which has no room for "
+            f"the {count} images take {size / 2**30:.1f} GiB and there is not enough memory for "
             f"them: {instead}."
         ) from error
-
-    def load(index, shape):
-        image = source.load(index)
-        return index, tf.shape(image), _reduce(image, shape)
-
-    images = tf.data.Dataset.from_tensor_slices((np.arange(count), shapes))
-    images = images.map(load, tf.data.AUTOTUNE)
-    for index, shape, image in tqdm(images, "Decoding into memory", count, mininterval=5, delay=5):
-        if not np.array_equal(shape, originals[index]):
-            raise _Unreadable(source.describe(int(index)))  # Its header lies.
-        decoded.put(index, image.numpy())
-    return decoded
+    _fill(pixels, store, originals, shapes)
+    if store.image_shape:
+        return ArrayStore(pixels.reshape([count, *shapes[0]]), store.describe)
+    starts = np.cumsum(shapes.prod(axis=1)) - shapes.prod(axis=1)
+    with tf.device("CPU:0"):
+        shared = tf.experimental.dlpack.from_dlpack(pixels.__dlpack__())
+    return RaggedStore(shared, starts, shapes, store.describe)
 
 
-def _reduced_shapes(shapes, shorter_side):
-    """int64 [n, 3]: what becomes of shapes whose shorter side has more pixels."""
+def _fill(pixels, store, originals, shapes):
+    """Writes the images one after another into `pixels`, uint8 [bytes]."""
+    images = tf.data.Dataset.zip((store.in_order(), tf.data.Dataset.from_tensor_slices(shapes)))
+    images = images.map(
+        lambda image, shape: (tf.shape(image, tf.int64), _resized(image, shape)), tf.data.AUTOTUNE
+    )
+    batch = _BATCH if store.image_shape else 1
+    if batch > 1:  # Python takes one step per batch then.
+        images = images.batch(batch).prefetch(tf.data.AUTOTUNE)
+    done = end = 0
+    with tqdm(desc="Decoding into memory", total=len(shapes), mininterval=5, delay=5) as progress:
+        for shape, image in images:
+            count = min(batch, len(shapes) - done)
+            if not np.array_equal(np.reshape(shape, [count, 3]), originals[done : done + count]):
+                raise Unreadable(store.describe(done))  # Its header is wrong.
+            start, end = end, end + int(tf.size(image))
+            pixels[start:end] = image.numpy().ravel()
+            done += count
+            progress.update(count)
+
+
+def _aligned(size):
+    """uint8 [size], not initialised."""
+    buffer = np.empty(size + _ALIGNED, np.uint8)
+    begin = -buffer.ctypes.data % _ALIGNED
+    return buffer[begin : begin + size]
+
+
+def _reduced(shapes, shorter_side):
+    """int64 [n, 3]: the shapes with the shorter side reduced to `shorter_side` if it is longer."""
     if not shorter_side:
         return shapes
     sides = shapes[:, :2]
@@ -178,7 +158,7 @@ def _reduced_shapes(shapes, shorter_side):
     return np.concatenate([np.round(sides * scale).astype(np.int64), shapes[:, 2:]], axis=1)
 
 
-def _reduce(image, shape):
+def _resized(image, shape):
     """An image at the size of `shape`, which is no larger."""
 
     def resized():
@@ -194,19 +174,11 @@ def _bytes_of(shapes):
     return shapes.astype(np.float64).prod(axis=1)
 
 
-def _shapes(source, indices):
-    """int64 [n, 3], by the headers of what is not decoded yet."""
-    if source.image_shape:
-        return np.full([len(indices), 3], [*source.image_shape, source.channels], np.int64)
-    if source.decoded is not None:
-        return source.decoded.shapes[indices]
-    sizes = tf.data.Dataset.from_tensor_slices(indices).map(
-        lambda index: image_size(source.encoded(index)), tf.data.AUTOTUNE
-    )
-    sizes = np.stack(list(sizes.as_numpy_iterator()))
-    shapes = np.concatenate([sizes, np.full([len(sizes), 1], source.channels)], axis=1)
+def _shapes(store, rows):
+    """int64 [n, 3], without decoding."""
+    sizes = store.sizes(rows)
     pixels = _bytes_of(sizes)
-    unreadable = (pixels == 0) | (pixels > MAX_PIXELS)  # As `decode` has it.
+    unreadable = (pixels == 0) | (pixels > MAX_PIXELS)  # The limits of `decode`.
     if unreadable.any():
-        raise _Unreadable(source.describe(int(indices[unreadable.argmax()])))
-    return shapes
+        raise Unreadable(store.describe(int(rows[unreadable.argmax()])))
+    return np.concatenate([sizes, np.full([len(sizes), 1], store.channels)], axis=1)

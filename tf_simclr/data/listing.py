@@ -1,6 +1,6 @@
-"""Which image files lie below a folder; made for millions of them, listed by many threads.
+"""Lists the image files below a folder: millions of them, with many threads.
 
-What was found can be kept as bytes: where no folder has changed, files are not looked at again.
+A listing can be kept as bytes; while no folder changes, the files need not be listed again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Listing(NamedTuple):
     """The images directly in one folder, by name."""
 
     folder: bytes  # Relative to the root, b"" for the root itself.
-    changed: int  # When the folder last did, in ns; -1: not known, or too short a time ago.
+    changed: int  # When the folder last changed, in ns; -1: unknown, or too recent to be reliable.
     names: bytes  # Paths relative to the root, one after another.
     lengths: np.ndarray  # int64 [n], of each path.
     sizes: np.ndarray  # int64 [n], in bytes; 0: empty or unreadable, -1: unknown.
@@ -56,7 +56,7 @@ class Contents(NamedTuple):
 
 
 class Scan:
-    """Lists single folders; passes over links that lead out of the root, and remembers them."""
+    """Lists single folders; skips links that lead out of the root, and collects their paths."""
 
     def __init__(self, root: bytes, follow_links: bool):
         self.root = None if follow_links or b"://" in root else os.path.realpath(root)
@@ -131,10 +131,10 @@ def _is_below(path, folder):
 
 
 def to_bytes(scan: Scan, root: bytes, parts: list[Listing]) -> bytes | None:
-    """What `list_tree` found, for `from_bytes`; None where it could not be known to be still true.
+    """The result of `list_tree` as bytes for `from_bytes`; None if a change could go unnoticed.
 
-    That is so of remote folders, of those changed just now, and of empty files and links to
-    nowhere, as these are mended in their place.
+    A change could go unnoticed in a remote folder, in one that changed just now, and in an empty
+    file or a broken link, which can be repaired without a change to its folder.
     """
     if any(part.changed < 0 or not part.sizes.all() for part in parts):
         return None
@@ -158,9 +158,9 @@ def to_bytes(scan: Scan, root: bytes, parts: list[Listing]) -> bytes | None:
 
 
 def from_bytes(contents: bytes, scan: Scan, root: bytes) -> list[Listing] | None:
-    """What `list_tree` would find, and tells `scan` of links; None where that is not certain.
+    """What `list_tree` would return, and adds the skipped links to `scan`; None if not certain.
 
-    A file that was overwritten in its place is not noticed: its folder does not change.
+    A file that was overwritten in place goes unnoticed, as its folder does not change.
     """
     try:
         with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
@@ -188,7 +188,7 @@ def from_bytes(contents: bytes, scan: Scan, root: bytes) -> list[Listing] | None
             parts.append(Listing(folder, changed, piece, lengths, sizes, skipped[i]))
         scan.outside.update(_split(saved["outside"]))
         return parts
-    except Exception:  # Damaged in whatever way: the folder is looked at.
+    except Exception:  # Whatever the damage, the folder is listed again.
         return None
 
 
@@ -251,7 +251,7 @@ def _list_folder(scan, root, relative, above):
 
 
 def _last_change(folder):
-    """When a name in a folder was last added or removed, in ns; -1: not known, or just now."""
+    """When a name in a folder was last added or removed, in ns; -1: unknown, or just now."""
     if b"://" in folder:
         return -1
     try:
@@ -263,7 +263,7 @@ def _last_change(folder):
 
 
 def _scan_remote(folder):
-    # An image's name is taken at its word: to ask for its size takes a request for each.
+    # An image is recognised by its name only, as each question about a file takes a request.
     for entry in tf.io.gfile.listdir(folder):
         name = tf.compat.as_bytes(entry).rstrip(b"/")
         if name.startswith(b".") or not name:
@@ -279,7 +279,7 @@ def _scan_remote(folder):
 def _size(entry):
     try:
         return entry.stat().st_size
-    except OSError:  # A link to nowhere.
+    except OSError:  # A broken link.
         return 0
 
 

@@ -1,8 +1,8 @@
 """From a source to batches: two random views for pretraining, labelled images for the rest.
 
 The host decodes, crops, resizes and flips, and hands over uint8; colour jitter, grayscale and blur
-wait for the accelerator (`augment.finish_views`).
-The batch of step s is a pure function of (seed, s): see `parameters`.
+are left to the accelerator (`augment.finish_views`).
+The batch of step s is a pure function of (seed, s): see `draws`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ import re
 import tensorflow as tf
 
 from tf_simclr import augment, native
-from tf_simclr.data.parameters import ViewOptions, crop_box, draw_views, example_indices
+from tf_simclr.data.draws import (
+    ViewOptions,
+    crop_box,
+    draw_crops,
+    draw_finishing,
+    example_indices,
+)
 from tf_simclr.errors import UserError
 
 _FOREVER = 2**40  # Steps; times a batch it still fits int64.
-_MOST_FLOATS = 2**22  # Of a crop, 16 MiB; a larger one is resized from bytes, more slowly.
+_MOST_FLOATS = 2**22  # In a crop: 16 MiB. A larger crop is resized from bytes, which is slower.
 
 
 def two_view_dataset(
@@ -40,14 +46,13 @@ def two_view_dataset(
       start_step: the first step to yield; costs nothing, whatever its value.
       input_context: under `strategy.distribute_datasets_from_function`, says which replicas this
         host feeds: elements are then the replicas' shares of the batch, in turn.
-      data_service: "grpc://host:port" of a `tf.data` service's dispatcher, whose workers then make
-        the batches: the same ones, each once, in the order in which they are ready.
+      data_service: "grpc://host:port" of the dispatcher of a `tf.data` service. Its workers then
+        make the batches: the same ones, each once, in the order in which they are ready.
       **view_options: as `ViewOptions`: color_jitter_strength=1.0, blur=True, ...
 
     Returns:
       A dataset of dicts for `finish_views` (and `SimCLR.fit`): "images" uint8 [B, 2, H, W, C] and
-      the drawn parameters of what remains to be done, each [B, 2]. B is the replica's share of
-      `batch_size`.
+      the entries of `draws.draw_finishing`, each [B, 2]. B is the replica's share of `batch_size`.
 
     Raises:
       UserError: a batch larger than the set or not divisible by the replicas; an option out of
@@ -56,28 +61,31 @@ def two_view_dataset(
     options = ViewOptions(**view_options)
     _check(source, batch_size, image_size)
     _check_address(data_service)
-    share, steps = _replica_steps(batch_size, start_step, input_context)
+    shares = _Shares(source, options, batch_size, seed, start_step, input_context)
+    shape = [shares.size, 2, image_size, image_size, source.channels]
 
-    def draw(step, first):
-        drawn = draw_views(options, source.channels, batch_size, seed, step)
-        drawn["index"] = example_indices(source.num_examples, batch_size, seed, step)
-        return {name: _rows(value, first, share) for name, value in drawn.items()}
+    def whole(number, images):
+        return _with_shapes({"images": images, **shares.draw_finishing(number)}, shape)
 
     if source.image_shape:
-        dataset = steps.map(
-            lambda step, first: _crop_together(source, draw(step, first), image_size, options),
+        dataset = shares.numbers.map(
+            lambda number: whole(
+                number, _crop_together(source, shares.draw_crops(number), image_size, options)
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
         # A data service's workers are other processes, which do not know our kernels.
         kernels = None if data_service else native.kernels()
-        dataset = steps.map(draw, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-        dataset = dataset.map(
-            lambda drawn: _decode_and_crop(source, drawn, image_size, options, kernels),
+        dataset = shares.images().map(
+            lambda drawn: (
+                drawn["share"],
+                _decode_and_crop(source, drawn, image_size, options, kernels),
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
-        ).batch(share, drop_remainder=True)
-    shape = [share, 2, image_size, image_size, source.channels]
-    dataset = dataset.map(lambda batch: _with_shapes(batch, shape))
+        )
+        dataset = dataset.batch(shares.size, drop_remainder=True)
+        dataset = dataset.map(lambda numbers, images: whole(numbers[0], images))
     if data_service:
         # Each step goes to one worker. A step needs nothing but its number, so any worker will do.
         dynamic = tf.data.experimental.service.ShardingPolicy.DYNAMIC
@@ -115,14 +123,8 @@ def labelled_dataset(
     options = ViewOptions(**view_options)
     require_labels(source)
     _check(source, batch_size, image_size)
-    share, steps = _replica_steps(batch_size, start_step, input_context)
+    shares = _Shares(source, options, batch_size, seed, start_step, input_context)
     labels = tf.constant(source.labels, tf.int64)
-
-    def draw(step, first):
-        drawn = draw_views(options, source.channels, batch_size, seed, step)
-        drawn["index"] = example_indices(source.num_examples, batch_size, seed, step)
-        return {name: _rows(drawn[name], first, share) for name in ("index", "crop", "flip")}
-
     kernels = native.kernels()
 
     def example(drawn):
@@ -136,9 +138,8 @@ def labelled_dataset(
         shape = [image_size, image_size, source.channels]
         return tf.ensure_shape(view, shape), tf.gather(labels, drawn["index"])
 
-    dataset = steps.map(draw, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _endless(dataset.batch(share, drop_remainder=True))
+    dataset = shares.images().map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return _endless(dataset.batch(shares.size, drop_remainder=True))
 
 
 def eval_dataset(source, *, batch_size: int, image_size: int) -> tf.data.Dataset:
@@ -154,7 +155,7 @@ def eval_dataset(source, *, batch_size: int, image_size: int) -> tf.data.Dataset
 
 
 def require_labels(source) -> None:
-    """Raises UserError where a source has no labels."""
+    """Raises UserError if a source has no labels."""
     if source.labels is None:
         raise UserError(
             f"data set {source.name!r} has no labels, which this needs: {source.unlabelled}"
@@ -179,41 +180,81 @@ def _check_address(data_service):
         )
 
 
-def _replica_steps(batch_size, start_step, context):
-    """(share, dataset of (step, first row)): which rows of which step each element holds."""
-    replicas = context.num_replicas_in_sync if context else 1
-    hosts = context.num_input_pipelines if context else 1
-    host = context.input_pipeline_id if context else 0
-    if batch_size % replicas:
-        raise UserError(
-            f"batch_size={batch_size} is not divisible by the {replicas} replicas; "
-            f"the nearest that is: {max(batch_size // replicas, 1) * replicas}."
+class _Shares:
+    """The batches of all steps in shares, one per replica; share by share what is drawn for it.
+
+    On a host with L replicas, share n belongs to step n // L.
+
+    Attributes:
+      size: images in a share.
+      numbers: the dataset of the shares' numbers, int64, endless.
+    """
+
+    def __init__(self, source, options, batch_size, seed, start_step, context):
+        replicas = context.num_replicas_in_sync if context else 1
+        if batch_size % replicas:
+            raise UserError(
+                f"batch_size={batch_size} is not divisible by the {replicas} replicas; "
+                f"the nearest that is: {max(batch_size // replicas, 1) * replicas}."
+            )
+        self.size = batch_size // replicas
+        self._local = replicas // (context.num_input_pipelines if context else 1)
+        self._first_replica = self._local * (context.input_pipeline_id if context else 0)
+        # Not a counter: a data service can split only a range, so that each worker gets its part.
+        self.numbers = tf.data.Dataset.range(start_step * self._local, _FOREVER)
+        self._source, self._options = source, options
+        self._batch_size, self._seed = batch_size, seed
+
+    def images(self) -> tf.data.Dataset:
+        """One element per image: its entries of `draw_crops`, and "share", the share's number.
+
+        What is drawn for the device is not among them: `draw_finishing` draws it for whole shares.
+        """
+
+        def crops(number):
+            return {**self.draw_crops(number), "share": tf.fill([self.size], number)}
+
+        return self.numbers.map(crops, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+
+    def draw_crops(self, number) -> dict:
+        """`draws.draw_crops` for one share, and "index", its images."""
+        step = number // self._local
+        drawn = draw_crops(self._options, self._batch_size, self._seed, step)
+        drawn["index"] = example_indices(
+            self._source.num_examples, self._batch_size, self._seed, step
         )
-    share, local = batch_size // replicas, replicas // hosts
-    # Not a counter: only of a range does a data service give each number to one worker.
-    count = tf.data.Dataset.range(start_step * local, _FOREVER)
-    return share, count.map(lambda i: (i // local, (host * local + i % local) * share))
+        return self._rows(drawn, number)
+
+    def draw_finishing(self, number) -> dict:
+        """`draws.draw_finishing` for one share."""
+        step, channels = number // self._local, self._source.channels
+        drawn = draw_finishing(self._options, channels, self._batch_size, self._seed, step)
+        return self._rows(drawn, number)
+
+    def _rows(self, drawn, number):
+        """The share's rows of what was drawn for the global batch."""
+        first = (self._first_replica + number % self._local) * self.size
+        return {
+            name: tf.ensure_shape(values[first : first + self.size], [self.size, *values.shape[1:]])
+            for name, values in drawn.items()
+        }
 
 
 def _endless(dataset):
-    """Prefetched, and for Keras without an end: `fit` must be told steps_per_epoch."""
+    """Prefetched, and without an end for Keras, whose `fit` then requires steps_per_epoch."""
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return dataset.apply(endless).prefetch(tf.data.AUTOTUNE)
 
 
-def _rows(value, first, count):
-    return tf.ensure_shape(value[first : first + count], [count, *value.shape[1:]])
-
-
 def _crop_together(source, drawn, image_size, options):
-    """Both views of a batch at once, from images of one shape."""
-    images = source.load(drawn.pop("index"))
-    crops, flips = drawn.pop("crop"), drawn.pop("flip")
-    boxes = crop_box(crops, *(tf.fill(flips.shape, side) for side in images.shape[1:3]), options)
-    return {"images": _resize_together(images, boxes, flips, image_size), **drawn}
+    """Both views of a share at once, from images of one shape: uint8 [B, 2, H, W, C]."""
+    images, flips = source.load(drawn["index"]), drawn["flip"]
+    sides = (tf.fill(flips.shape, side) for side in images.shape[1:3])
+    boxes = crop_box(drawn["crop"], *sides, options)
+    return _resize_together(images, boxes, flips, image_size)
 
 
-@tf.function(jit_compile=True)  # It fuses what surrounds the products.
+@tf.function(jit_compile=True)  # XLA fuses the operations around the products.
 def _resize_together(images, boxes, flips, image_size):
     views = augment.resize_crop(
         tf.repeat(images, 2, axis=0),
@@ -225,14 +266,13 @@ def _resize_together(images, boxes, flips, image_size):
 
 
 def _decode_and_crop(source, drawn, image_size, options, kernels):
-    """Both views of one image, decoded once."""
-    image = source.load(drawn.pop("index"))
-    crops, flips = drawn.pop("crop"), drawn.pop("flip")
-    return {"images": _crops(image, crops, flips, image_size, options, kernels), **drawn}
+    """Both views of one image, decoded once: uint8 [2, H, W, C]."""
+    image = source.load(drawn["index"])
+    return _crops(image, drawn["crop"], drawn["flip"], image_size, options, kernels)
 
 
 def _crops(image, uniforms, flips, image_size, options, kernels):
-    """uint8 views [N, H, W, C] of one image, for each row of `uniforms` and of `flips`."""
+    """uint8 views [N, H, W, C] of one image, one per row of `uniforms` and of `flips`."""
     count = len(uniforms)
     height, width = (tf.repeat(side, count) for side in tf.unstack(tf.shape(image)[:2]))
     boxes = crop_box(uniforms, height, width, options)
@@ -248,7 +288,7 @@ def _crops(image, uniforms, flips, image_size, options, kernels):
 
 
 def _mirrored(view, flip):
-    # Not view[:, ::-1]: TensorFlow reverses far more slowly than it gathers.
+    # Not view[:, ::-1], as TensorFlow gathers far faster than it reverses.
     columns = tf.range(view.shape[1] - 1, -1, -1)
     return tf.cond(flip, lambda: tf.gather(view, columns, axis=1), lambda: view)
 
@@ -262,7 +302,7 @@ def _bicubic(crop, image_size):
     def resize(x):
         return tf.image.resize(x, [image_size, image_size], "bicubic")
 
-    # The kernel is faster on floats.
+    # Resizing floats is faster.
     few = tf.size(crop) < _MOST_FLOATS
     return tf.cond(few, lambda: resize(tf.cast(crop, tf.float32)), lambda: resize(crop))
 
@@ -272,7 +312,7 @@ def _to_uint8(x):
 
 
 def _rounded(x):
-    """`_to_uint8` in one pass over memory, for what XLA does not compile."""
+    """`_to_uint8` in one pass over memory, where XLA does not compile it."""
     quantized = tf.raw_ops.QuantizeV2(  # tf.quantization.quantize logs a warning.
         input=x,
         min_range=0.0,

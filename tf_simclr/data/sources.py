@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import tensorflow as tf
 
 from tf_simclr.data.bad_images import bad_images_error, find_bad_images, without_bad
 from tf_simclr.data.folder import ImageFolder
 from tf_simclr.data.image_source import Source, array_source
-from tf_simclr.data.in_memory import in_memory
+from tf_simclr.data.in_memory import decoded_store, in_memory
 from tf_simclr.data.splits import parse_split, slice_rows
+from tf_simclr.data.stores import EncodedStore
 from tf_simclr.data.tfds_builders import find_builder
 from tf_simclr.data.tfrecords import PreparedSet
 from tf_simclr.errors import UserError, unknown_name
@@ -33,7 +35,7 @@ def open_source(
     follow_links: bool = False,
     cache: str = "auto",
     label: str = "",
-    listing: bytes | None = None,
+    listing_file: str | None = None,
 ) -> Source:
     """Opens a data set.
 
@@ -49,11 +51,12 @@ def open_source(
         error: to list them with `find_bad_images`.
       follow_links: follow symbolic links that lead out of a folder of images, too.
       cache: whether a TFDS set whose images all have one shape is decoded into memory: "on", "off"
-        or "auto", up to `MEMORY_LIMIT` bytes. Of other sets `in_memory` does it.
+        or "auto", up to `MEMORY_LIMIT` bytes. For other sets call `in_memory`.
       label: the feature of a TFDS set that is the label, with slashes between the parts of a nested
         one; "": the one that is its only class label, is called so, or is its supervised key.
-      listing: `Source.listing` of the same folder before: its files are not looked at again where
-        no folder in it has changed.
+      listing_file: the path of a file in which `Source.remember` keeps the listing of a folder of
+        images. If it has one, and no sub-folder has changed since, the files are not listed again.
+        Only `remember` writes it; other data sets ignore it.
 
     Returns:
       The source.
@@ -74,7 +77,7 @@ def open_source(
         source = _digits(split)
         return source if channels in (None, 1) else _in_channels(source, channels)
     if name == "folder":
-        folder = ImageFolder(data_dir, parse_split(split)[0], follow_links, listing)
+        folder = ImageFolder(data_dir, parse_split(split)[0], follow_links, listing_file)
         return _folder(folder, split, channels or 3, skip_bad_images, keep_bad_images)
     builder = find_builder(name, data_dir, _BUILT_IN)
     return _prepared(name, PreparedSet(builder, split, label), split, channels, most_bytes)
@@ -93,45 +96,55 @@ def _folder(folder, split, channels, skip_bad_images, keep_bad_images):
     source = Source(
         f"folder {folder.name}",
         split,
-        num_examples=folder.num_examples,
-        channels=channels,
+        EncodedStore(folder, channels),
         fingerprint=folder.fingerprint,
         labels=folder.labels,
         class_names=folder.class_names,
         unlabelled=folder.unlabelled,
-        reader=folder,
+        folder=folder.path,
+        passed_over=folder.passed_over,
+        remember=folder.keep_listing,
     )
     if bounds:
-        # Before bad files are left out, so that they do not move the others from slice to slice.
+        # Slice before bad files are left out, so that they do not shift the others between slices.
         source = source.take(slice_rows(folder.labels, folder.num_examples, bounds))
     if skip_bad_images:
         return without_bad(source)
-    if len(source.unreadable) and not keep_bad_images:
-        names = [source.describe(index) for index in source.unreadable]
+    unreadable = source.store.unreadable
+    if len(unreadable) and not keep_bad_images:
+        names = [source.describe(index) for index in unreadable]
         raise bad_images_error(names, source.num_examples)
     return source
 
 
 def _prepared(name, prepared, split, channels, most_bytes):
-    channels = channels or prepared.image_shape[2]
-    shape = [prepared.num_examples, *prepared.image_shape[:2], channels]
+    *shape, own_channels = prepared.image_shape
     one_shape = None not in shape
-    whole = one_shape and np.prod(shape, dtype=np.float64) <= most_bytes
-    if not whole:
+    channels = channels or own_channels
+    store = EncodedStore(prepared, channels, tuple(shape) if one_shape else None)
+    if one_shape and math.prod([prepared.num_examples, *shape, channels]) <= most_bytes:
+        store = _decoded(name, store)
+        prepared.read_labels()  # Quick for a set that fits into memory, and mistakes show at once.
+    else:
         prepared.index_records()
     return Source(
         name,
         split,
-        num_examples=prepared.num_examples,
-        channels=channels,
+        store,
         fingerprint=prepared.fingerprint,
-        images=prepared.decode_all(channels) if whole else None,
-        image_shape=tuple(prepared.image_shape[:2]) if one_shape else None,
-        labels=prepared.read_labels() if whole else prepared.read_labels,
+        labels=prepared.read_labels,
         class_names=prepared.read_class_names,
         unlabelled=prepared.unlabelled,
-        reader=None if whole else prepared,
     )
+
+
+def _decoded(name, store):
+    try:
+        return decoded_store(store)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"the data set {name!r} is damaged, prepare it again: {error.message}"
+        ) from error
 
 
 def _digits(split):

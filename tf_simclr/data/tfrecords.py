@@ -1,7 +1,7 @@
 """Prepared TensorFlow Datasets (TFDS), read without a network and without writing.
 
-Sets whose images are of one size and fit are decoded into memory; of larger ones the place of every
-record is noted, and records are read one by one, in any order.
+A set is read from beginning to end, or, once it is known where each record begins, one record at a
+time in any order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tf_simclr.data import tfds_features
-from tf_simclr.data.decoding import decode
 from tf_simclr.errors import UserError
 
 _THREADS = 16
@@ -28,12 +27,17 @@ _CHECKSUM = 4  # Behind a record.
 class PreparedSet:
     """A split of a prepared TFDS data set.
 
+    Call `index_records` before `read`.
+
     Attributes:
       num_examples: N.
       image_shape: (h, w, C), h and w None where they vary.
       unlabelled: a sentence, why there are no labels where there are none.
       fingerprint: hex, of what its metadata says.
+      unreadable: int64 [0]: bad records are found only by reading them.
     """
+
+    unreadable = np.zeros(0, np.int64)
 
     def __init__(self, builder, split: str, label: str = ""):
         """Looks at the metadata.
@@ -96,27 +100,18 @@ class PreparedSet:
             tfds_features.check_numbers(self._label, labels)
         return labels if labels.min() >= 0 else None
 
-    def decode_all(self, channels: int) -> np.ndarray:
-        """Decodes every image, where all have one size: uint8 [N, h, w, channels]."""
+    def contents(self) -> tf.data.Dataset:
+        """The encoded images of all examples, in order: scalar strings."""
         batches = self._in_order({self._image: tf.io.FixedLenFeature([], tf.string)})
         contents = batches.map(lambda batch: batch[self._image]).unbatch()
-        shape = [*self.image_shape[:2], channels]
-
-        def load(image):
-            return tf.ensure_shape(decode(image, channels), shape)
-
-        decoded = contents.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        images = np.empty([self.num_examples, *shape], np.uint8)
-        batches = decoded.batch(_BATCH).prefetch(tf.data.AUTOTUNE)
-        _fill(images, (batch.numpy() for batch in batches), "Decoding into memory")
-        return images
+        return contents.apply(tf.data.experimental.assert_cardinality(self.num_examples))
 
     def index_records(self) -> None:
-        """Notes where every record is, 12 bytes for each; `read` and `describe` need it."""
+        """Finds where every record begins, from their headers; 12 bytes of memory for each."""
         with futures.ThreadPoolExecutor(_THREADS) as pool:
             offsets = list(pool.map(lambda shard: record_offsets(*shard), self._shards))
         shard = np.repeat(np.arange(len(offsets), dtype=np.int32), [len(o) for o in offsets])
-        with tf.device("CPU:0"):  # Where tf.data runs; on an accelerator each read would copy them.
+        with tf.device("CPU:0"):  # An accelerator would copy them for each read.
             self._files = tf.constant([path for path, _, _ in self._shards])
             self._shard = tf.constant(shard)
             self._offset = tf.constant(np.concatenate(offsets))
@@ -140,9 +135,12 @@ class PreparedSet:
         return tf.io.parse_single_example(record, feature)[self._image]
 
     def describe(self, index: int) -> str:
-        """Where an example is."""
-        path = self._files[self._shard[index]].numpy().decode()
-        return f"{path}, the record at byte {self._offset[index]}"
+        """Where an example is: the file, and the number of the record in it, from 0."""
+        for path, skip, take in self._shards:
+            if index < take:
+                return f"{path}, record {skip + index}"
+            index -= take
+        raise IndexError(index)
 
     def _in_order(self, features):
         """Batches of parsed examples, in order; several files are read at a time."""
@@ -214,7 +212,7 @@ def _shards(info, split):
 
 
 def _fill(array, batches, what):
-    """Fills an array batch by batch, telling how far it is when it takes long."""
+    """Fills an array batch by batch, with a progress bar if it takes long."""
     done = 0
     try:
         with tqdm(total=len(array), desc=what, mininterval=5, delay=5) as progress:

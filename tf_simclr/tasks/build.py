@@ -24,7 +24,6 @@ from tf_simclr.workdir import Identity, Workdir, manifest
 
 def source_of(config: Config, split: str, keep_bad_images: bool = False):
     """Opens a split of the data set; `keep_bad_images` as `open_source` has it."""
-    keeps_listing = config.dataset == "folder" and config.workdir
     return open_source(
         config.dataset,
         config.data_dir or None,
@@ -35,13 +34,13 @@ def source_of(config: Config, split: str, keep_bad_images: bool = False):
         follow_links=config.follow_links,
         label=config.label,
         cache="off" if config.cache_side else config.cache,  # Not held whole first.
-        listing=Workdir(config.workdir).listing() if keeps_listing else None,
+        listing_file=Workdir(config.workdir) / "listing.npz" if config.workdir else None,
     )
 
 
 def for_training(config: Config, source):
-    """The source with its images in memory, as far as --cache lets it."""
-    if config.data_service:  # Others decode then.
+    """The source with its images in memory, if --cache allows it."""
+    if config.data_service:  # Its workers decode.
         return source
     return in_memory(source, memory_limit(config.cache), config.cache_side)
 

@@ -57,7 +57,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     need = Need.of(config, source, plan)
     _say("loss", _loss(build.loss_of(config), config.train_batch_size, need.embedding_dim))
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
-    source = source.take(np.setdiff1d(np.arange(source.num_examples), source.unreadable))
+    source = source.take(np.setdiff1d(np.arange(source.num_examples), source.store.unreadable))
     source = build.for_training(config, source)  # What it takes is no longer free.
     _say("held", _held(source, config))
     _say("views", f"made by {native.state()}")
@@ -140,9 +140,9 @@ def _loss(loss: ContrastiveLoss, batch_size: int, embedding_dim: int) -> str:
 
 
 def _held(source: Source, config: Config) -> str:
-    if not source.bytes_in_memory:
+    if not source.store.nbytes:
         return "nothing: every image is decoded in every epoch"
-    text = f"{source.bytes_in_memory / _GIB:.2f} GiB of decoded images"
+    text = f"{source.store.nbytes / _GIB:.2f} GiB of decoded images"
     if config.cache_side:
         text += f", on the shorter side at most {config.cache_side} pixels"
     return text
@@ -198,10 +198,10 @@ def _classes(source):
 
 def _facts(source):
     """int64 [n, 2] sizes and bool [n, 4] of up to `_SIZES_READ` images: see `_DECODING`."""
-    if source.images is not None:
+    if source.store.nbytes:
         return np.zeros([0, 2], np.int64), np.zeros([0, len(_DECODING)], bool)
     chosen = np.unique(np.linspace(0, source.num_examples - 1, _SIZES_READ).astype(np.int64))
-    chosen = np.setdiff1d(chosen, source.unreadable)  # Also those too large to be read.
+    chosen = np.setdiff1d(chosen, source.store.unreadable)  # Also those too large to be read.
 
     def read(index):
         contents = source.encoded(index)
@@ -237,8 +237,8 @@ def _decoding(facts):
 
 
 def _sizes(source, facts):
-    if source.images is not None:
-        height, width = source.images.shape[1:3]
+    if source.image_shape:
+        height, width = source.image_shape
         return f"all {height} x {width}, {source.channels} channel(s)"
     sides, _ = facts
     if not len(sides):

@@ -103,8 +103,9 @@ class Session:
                 initialise()
         self.step = step or 0
         self._check_same_step()
-        self.workdir.claim(self._run)
-        self.workdir.keep_listing(self._source.listing)
+        self.workdir.write_settings(self._run)
+        if self.workdir.writes:
+            self._source.remember()
         self._lines = self.workdir.metrics_until(self.step)
 
     def train(

@@ -113,7 +113,7 @@ class Workdir:
                 *(" or ".join(found), self / "encoder"),
             )
 
-    def claim(self, run: Identity) -> None:
+    def write_settings(self, run: Identity) -> None:
         """Claims the folder for this run; call it once the run is known to start or resume."""
         if not self.writes:
             return
@@ -144,18 +144,6 @@ class Workdir:
     def results(self) -> dict[str, dict[str, Any]]:
         """The latest results of each mode: {mode: numbers}."""
         return read_results(self.path)
-
-    def listing(self) -> bytes | None:
-        """The listing of the image folder that an earlier run kept here; None if there is none."""
-        try:
-            return storage.read_bytes(self / "listing.npz")
-        except (OSError, tf.errors.OpError):
-            return None
-
-    def keep_listing(self, listing: bytes | None) -> None:
-        """Keeps `Source.listing`, if there is one, for the next start."""
-        if self.writes and listing and listing != self.listing():
-            storage.write_whole(self / "listing.npz", listing)
 
     def summary_writer(self) -> tf.summary.SummaryWriter:
         """TensorBoard's writer."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tf_simclr.errors import UserError
 
 _ATTEMPTS = 10  # Crop candidates; all ten miss with p < 1e-4 for a square image.
+_KEYS, _HOST_KEYS = 11, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def example_indices(num_examples: int, batch_size: int, seed: int, step) -> tf.T
     """Which examples step `step` sees: [B] int64, a new order every epoch.
 
     An epoch is num_examples // batch_size steps, so no image meets itself as a negative within a
-    batch; the remainder left out is another one every epoch.
+    batch. The remainder is left out, and differs from epoch to epoch.
     """
     step = tf.cast(step, tf.int64)
     steps_per_epoch = num_examples // batch_size
@@ -82,24 +83,50 @@ def draw_views(options: ViewOptions, channels: int, batch_size: int, seed: int, 
       options: the laws to draw from.
       channels: of the images; saturation, hue and grayscale exist for 3 only.
       batch_size: B, the global batch.
-      seed, step: the state, all of it.
+      seed, step: all that the draws depend on.
 
     Returns:
-      A dict of tensors whose first two axes are [B, 2] (image, view): "crop" [B, 2, 10, 4]
-      uniforms for `crop_box`, "flip" bool; "brightness", "contrast", "saturation" factors, "hue"
-      turns, "order" int32; "grayscale" bool; "sigma" pixels, 0 for no blur. Operations that are
+      The entries of `draw_crops` and of `draw_finishing`.
+    """
+    return {
+        **draw_crops(options, batch_size, seed, step),
+        **draw_finishing(options, channels, batch_size, seed, step),
+    }
+
+
+def draw_crops(options: ViewOptions, batch_size: int, seed: int, step) -> dict:
+    """Draws what the host needs to make uint8 views: where to crop, and whether to flip.
+
+    Args:
+      options, batch_size, seed, step: as `draw_views`.
+
+    Returns:
+      "crop" float32 [B, 2, 10, 4], uniforms for `crop_box`; "flip" bool [B, 2].
+    """
+    crop, flip = _keys(seed, step)[:_HOST_KEYS]
+    return {
+        "crop": _uniform([batch_size, 2, _ATTEMPTS, 4], crop),
+        "flip": _uniform([batch_size, 2], flip) < options.flip_probability,
+    }
+
+
+def draw_finishing(options: ViewOptions, channels: int, batch_size: int, seed: int, step) -> dict:
+    """Draws what the device needs to finish the views: colour jitter, grayscale and blur.
+
+    Args:
+      options, channels, batch_size, seed, step: as `draw_views`.
+
+    Returns:
+      Tensors [B, 2] (image, view): "brightness", "contrast", "saturation" factors, "hue" turns,
+      "order" int32 in [0, 24); "grayscale" bool; "sigma" pixels, 0 for no blur. Operations that are
       off, or do not exist for these channels, have no entry.
     """
-    seeds = iter(tf.unstack(_keys(seed, step, 11)))
+    keys = iter(_keys(seed, step)[_HOST_KEYS:])
     shape = [batch_size, 2]
 
-    def uniform(low=0.0, high=1.0, shape=shape):
-        return tf.random.stateless_uniform(shape, next(seeds), low, high, alg="philox")
+    def uniform(low=0.0, high=1.0):
+        return _uniform(shape, next(keys), low, high)
 
-    drawn = {
-        "crop": uniform(shape=[*shape, _ATTEMPTS, 4]),
-        "flip": uniform() < options.flip_probability,
-    }
     jittered = uniform() < options.color_jitter_probability
     reach = 0.8 * options.color_jitter_strength
     factors = [
@@ -107,10 +134,11 @@ def draw_views(options: ViewOptions, channels: int, batch_size: int, seed: int, 
     ]
     turn = 0.2 * options.color_jitter_strength
     hue = tf.where(jittered, uniform(-turn, turn) if turn else 0.0, 0.0)
-    order = tf.random.stateless_uniform(shape, next(seeds), 0, 24, tf.int32, alg="philox")
+    order = tf.random.stateless_uniform(shape, next(keys), 0, 24, tf.int32, alg="philox")
     grayscale = uniform() < options.grayscale_probability
     blurred, sigma = uniform() < options.blur_probability, uniform(0.1, 2.0)
 
+    drawn = {}
     if options.color_jitter_strength and options.color_jitter_probability:
         drawn.update(brightness=factors[0], contrast=factors[1], order=order)
         if channels == 3:
@@ -123,7 +151,7 @@ def draw_views(options: ViewOptions, channels: int, batch_size: int, seed: int, 
 
 
 def crop_box(uniforms, height, width, options: ViewOptions) -> tf.Tensor:
-    """The random crop of an image: the first candidate that fits.
+    """The random crop of an image: of ten candidates the first that fits.
 
     Area U[crop_area] of the image's, aspect log-uniform in crop_aspect, position uniform among
     the places where it fits. When none of the ten candidates fits (long images), the largest
@@ -139,7 +167,7 @@ def crop_box(uniforms, height, width, options: ViewOptions) -> tf.Tensor:
     Returns:
       [..., 4] int32: top, left, height, width in pixels, inside the image.
     """
-    # Few operations, on few numbers: for images of different sizes this runs once for each.
+    # Keep the operations few: for images of different sizes this runs once per image.
     size = tf.cast(tf.stack([height, width], axis=-1), tf.float32)
     (low, high), aspects = options.crop_area, options.crop_aspect
     log_low, log_high = math.log(aspects[0]), math.log(aspects[1])
@@ -155,7 +183,8 @@ def crop_box(uniforms, height, width, options: ViewOptions) -> tf.Tensor:
     shape, place = chosen[..., :2], chosen[..., 2:]
     box = tf.concat([tf.floor(place * (size - shape + 1.0)), shape], axis=-1)
 
-    # The height that the least aspect leaves this width, and the width that the largest leaves it.
+    # The largest height for this width at the smallest aspect, and width for this height at the
+    # largest.
     across = size[..., ::-1] * tf.constant([1.0 / aspects[0], aspects[1]])
     shape = tf.maximum(tf.round(tf.minimum(size, across)), 1.0)
     centred = tf.concat([(size - shape) // 2.0, shape], axis=-1)
@@ -163,6 +192,11 @@ def crop_box(uniforms, height, width, options: ViewOptions) -> tf.Tensor:
     return tf.cast(tf.where(some, box, centred), tf.int32)
 
 
-def _keys(seed: int, step, count: int) -> tf.Tensor:
+def _keys(seed, step):
+    """A key for each of the draws of a step; which draw takes which must not change."""
     key = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
-    return tf.random.split(key, count, alg="philox")
+    return tf.unstack(tf.random.split(key, _KEYS, alg="philox"))
+
+
+def _uniform(shape, key, low=0.0, high=1.0):
+    return tf.random.stateless_uniform(shape, key, low, high, alg="philox")
