@@ -3,7 +3,7 @@
 from tf_simclr.workdir.files import Identity, Workdir, read_metrics, telling_what_is_full
 from tf_simclr.workdir.lock import locked
 from tf_simclr.workdir.manifest import check_same_images, manifest
-from tf_simclr.workdir.results import read_results
+from tf_simclr.workdir.results import read_results, results_and_files, results_of_encoder
 
 __all__ = [
     "Identity",
@@ -13,5 +13,7 @@ __all__ = [
     "manifest",
     "read_metrics",
     "read_results",
+    "results_and_files",
+    "results_of_encoder",
     "telling_what_is_full",
 ]
