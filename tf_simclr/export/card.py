@@ -42,13 +42,18 @@ def card_of(found: Exportable, written: dict[str, Any], more: dict[str, Any]) ->
     return json.dumps(facts, indent=2, default=_jsonable) + "\n"
 
 
+def card_files(card: str) -> dict[str, str]:
+    """{file name: content}: card.json, for programs, and card.md, for people."""
+    return {"card.json": card, "card.md": markdown(card)}
+
+
 def write_card(directory: str, card: str) -> None:
-    """Writes card.json, for programs, and card.md, for people; each replaces the old one whole.
+    """Replaces the files of the card, each whole.
 
     Raises:
       UserError: they cannot be written.
     """
-    for name, content in (("card.json", card), ("card.md", markdown(card))):
+    for name, content in card_files(card).items():
         storage.write_whole(os.path.join(directory, name), content)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
-from tf_simclr.export import card as cards
+from tf_simclr.export.card import card_files, card_of
 from tf_simclr.export.exportable import exportable, log_left_out
 from tf_simclr.export.folder import check_replaceable, replacing
 from tf_simclr.export.formats import write_formats
@@ -58,7 +58,10 @@ def export_encoder(
         try:
             with replacing(directory) as new:
                 facts = write_formats(found, new)
-                cards.write_card(new, cards.card_of(found, facts, card or {}))
+                for name, content in card_files(card_of(found, facts, card or {})).items():
+                    # The folder is replaced whole, so its files need not be.
+                    with tf.io.gfile.GFile(os.path.join(new, name), "w") as file:
+                        file.write(content)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"the encoder cannot be written to {directory}: {error}") from error
     log_left_out(found.left_out)
