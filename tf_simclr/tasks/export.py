@@ -17,9 +17,8 @@ def run(config: Config, strategy) -> None:
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
     path = judging.encoder_path(config)
-    # The card shows numbers of this encoder only: those kept where it comes from, and those of
-    # evaluations of it in this workdir.
-    results = {**results_of_encoder(path), **results_of_encoder(config.workdir, config.init_from)}
+    # A workdir can hold evaluations of several encoders; the card shows those of this one.
+    results = results_of_encoder(config.workdir, config.init_from)
     directory = export_encoder(
         load_encoder_from(path),
         workdir / "encoder",
