@@ -288,9 +288,9 @@ def test_an_interrupted_replacement_is_mended(tmp_path):
 
 def test_what_is_no_export_is_not_replaced(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no exported encoder; it will not be overwritten"):
+    with pytest.raises(UserError, match="exists but is not an exported encoder, so it will not"):
         export_encoder(small_encoder(), tmp_path)
-    with pytest.raises(UserError, match="precious.txt is there"):
+    with pytest.raises(UserError, match="precious.txt exists"):
         export_encoder(small_encoder(), tmp_path / "precious.txt")
     assert contents(tmp_path) == {tmp_path.__class__("precious.txt"): b"mine"}
     (tmp_path / "empty").mkdir()

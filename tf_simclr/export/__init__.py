@@ -1,12 +1,12 @@
-"""The encoder as a SavedModel that any TensorFlow program can run and fine-tune, and its loader.
+"""Exporting the encoder in several formats to one folder, and loading it from there.
 
-An exported folder needs no tf_simclr. It holds
+An exported folder can be used without tf_simclr. `formats.FORMATS` lists what it holds:
   saved_model.pb, variables/   a Reusable SavedModel (tensorflow.org/hub/reusable_saved_models):
       __call__(images float32 [N, H, W, C] in [0, 1], training=False) -> h float32 [N, D], with
       variables, trainable_variables and regularization_losses; and the signatures
       serving_default (images float32 in [0, 1]) -> embedding [N, D]
       uint8           (images uint8 [N, h, w, C], any size) -> embedding; crops and resizes itself
-      endpoints       (images float32 in [0, 1]) -> what every block group gives, by name;
+      endpoints       (images float32 in [0, 1]) -> output of every block group, by name;
                       functional models only
   encoder.keras                the same encoder as a Keras model, if Keras can load it safely
   card.md, card.json           what it was trained on, what goes in, what comes out
@@ -14,6 +14,8 @@ An exported folder needs no tf_simclr. It holds
 
 from tf_simclr.export.card import refresh_card
 from tf_simclr.export.exportable import check_exportable
-from tf_simclr.export.saved_model import export_encoder, load_encoder, write_keras
+from tf_simclr.export.exporting import export_encoder
+from tf_simclr.export.keras_file import write_keras
+from tf_simclr.export.loading import load_encoder
 
 __all__ = ["check_exportable", "export_encoder", "load_encoder", "refresh_card", "write_keras"]

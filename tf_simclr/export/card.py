@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr import __version__, storage
 from tf_simclr.errors import UserError, printable
+from tf_simclr.export import saved_model
 from tf_simclr.export.exportable import KERAS_FILE, Exportable
+from tf_simclr.export.formats import FORMATS
 
 
-def card_of(found: Exportable, signatures: dict, endpoints: list, sizes: dict, more: dict) -> str:
+def card_of(found: Exportable, written: dict[str, Any], more: dict[str, Any]) -> str:
     """The card as JSON.
 
     Args:
       found: the encoder.
-      signatures: what each takes and gives, by name.
-      endpoints: names of the intermediate tensors.
-      sizes: "image_size" and "crop_proportion" of the signature for uint8 images.
-      more: what the caller has to tell; any values.
+      written: what `write_formats` returned.
+      more: the caller's facts; any values.
     """
     facts = {
         "encoder": found.model.name,
@@ -29,21 +30,30 @@ def card_of(found: Exportable, signatures: dict, endpoints: list, sizes: dict, m
         "input": {
             "range": "[0, 1], no mean or std normalisation",
             "channels": found.images.shape[-1],
-            **sizes,
+            "image_size": found.image_size or "any",
+            "crop_proportion": found.crop_proportion,
         },
         "embedding_dim": found.embedding_dim,
         "parameters": found.model.count_params(),
-        "endpoints": endpoints,
-        "signatures": signatures,
+        **written,
         "left_out": found.left_out,
         "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
     }
     return json.dumps(facts, indent=2, default=_jsonable) + "\n"
 
 
+def card_files(card: str) -> dict[str, str]:
+    """{file name: content}: card.json, for programs, and card.md, for people."""
+    return {"card.json": card, "card.md": markdown(card)}
+
+
 def write_card(directory: str, card: str) -> None:
-    """Writes the card as card.json, for programs, and card.md, for people."""
-    for name, content in (("card.json", card), ("card.md", markdown(card))):
+    """Replaces the files of the card, each whole.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    for name, content in card_files(card).items():
         storage.write_whole(os.path.join(directory, name), content)
 
 
@@ -60,21 +70,21 @@ def refresh_card(directory: str, results: dict) -> None:
     path = os.path.join(directory, "card.json")
     if not tf.io.gfile.exists(path):
         return
+    json.dumps(results)  # A mistake of the caller is not to be taken for a damaged card.
     try:
         facts = {**json.loads(storage.read_text(path)), "results": results}
         card = json.dumps(facts, indent=2) + "\n"
         markdown(card)
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); --mode=export writes it anew.") from error
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); --mode=export writes a new one."
+        ) from error
     write_card(directory, card)
 
 
 def markdown(card: str) -> str:
     """The card for people."""
     facts = json.loads(card)
-    keras = f'encoder = tf.keras.models.load_model("this/folder/{KERAS_FILE}")'
-    if KERAS_FILE in facts.get("left_out", {}):
-        keras = f"# There is no {KERAS_FILE}, see left_out above."
     return f"""# Encoder {_literal(facts["encoder"])}
 
 Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimCLR \
@@ -85,15 +95,23 @@ Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimC
 ## Use
 
 ```python
-import tensorflow as tf, tensorflow_hub as hub
-layer = hub.KerasLayer("this/folder", trainable=True)     # fine-tune; images float32 in [0, 1]
-{keras:75} # or as a Keras model
-h = tf.saved_model.load("this/folder").signatures["uint8"](tf.constant(images))["embedding"]
+{_use(facts)}
 ```
 
     saved_model_cli run --dir this/folder --tag_set serve --signature_def uint8 \\
         --inputs images=images.npy
 """
+
+
+def _use(facts: dict) -> str:
+    """Lines of Python that load each format."""
+    # Cards of earlier versions do not list the formats; these two were all there were.
+    written = facts.get("formats", {saved_model.NAME, KERAS_FILE} - set(facts.get("left_out", {})))
+    return "\n".join(
+        form.use if form.name in written else f"# There is no {form.name}, see left_out above."
+        for form in FORMATS
+        if form.name in written or form.name in facts.get("left_out", {})
+    )
 
 
 def _bullets(facts: dict, depth: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""What of an encoder can be exported: found out before training, and once more when exporting.
+"""What can be exported of an encoder: checked before training, and again when exporting.
 
 Most encoders are exported as a copy made from their config. An encoder that cannot be rebuilt, such
 as one with a Lambda layer, is traced as it is; `encoder.keras`, which holds a config, is then left
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_simclr.augment import eval_crop_proportion
 from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.errors import UserError, brief
 from tf_simclr.models.batch_norm import layers_of, plain_copy, plain_form
@@ -36,7 +37,7 @@ class ReusableEncoder(tf.train.Checkpoint):
     Attributes:
       variables, trainable_variables, regularization_losses: as the interface of Reusable
         SavedModels names them; the losses are those of weights only.
-      other_variables: used, but not weights of the model: the states of random generators.
+      other_variables: those it uses that are not weights of the model: states of random generators.
     """
 
     def __init__(self, model: tf.keras.Model, images: tf.TensorSpec):
@@ -91,8 +92,10 @@ class Exportable:
       root: the model, traced.
       images: the spec of what `root` takes.
       image_size: side that images are to be resized to; None: any.
+      crop_proportion: share of the shorter side that is kept when images are resized, in (0, 1].
       embedding_dim: D of h.
-      left_out: what cannot be exported, with the reason: `KERAS_FILE`, `ENDPOINTS`.
+      left_out: what cannot be exported, with the reason: names of formats, or `ENDPOINTS`. Writing
+        adds to it.
       is_same: whether a function of images gives the h of the encoder, compared on one image; for
         encoders with known layers only it is always True.
     """
@@ -101,6 +104,7 @@ class Exportable:
     root: ReusableEncoder
     images: tf.TensorSpec
     image_size: int | None
+    crop_proportion: float
     embedding_dim: int
     left_out: dict[str, str]
     is_same: Callable[[Callable], bool]
@@ -161,8 +165,10 @@ def log_left_out(left_out: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def exportable(encoder: tf.keras.Model, image_size: int | None) -> Iterator[Exportable]:
-    """Gives what can be exported of an encoder, to be written inside the `with` block.
+def exportable(
+    encoder: tf.keras.Model, image_size: int | None, crop_proportion: float | None = None
+) -> Iterator[Exportable]:
+    """Prepares an encoder for export; it must be written inside the `with` block.
 
     Raises:
       UserError: nothing can be exported, with the reason.
@@ -179,7 +185,11 @@ def exportable(encoder: tf.keras.Model, image_size: int | None) -> Iterator[Expo
             raise UserError(f"encoder {encoder.name!r} cannot be exported: {error}") from error
         if not is_functional(model):
             left_out[ENDPOINTS] = "the encoder is not a functional model."
-        yield Exportable(model, root, images, image_size, given[-1], left_out, is_same)
+        if crop_proportion is None:
+            crop_proportion = eval_crop_proportion(image_size) if image_size else 1.0
+        yield Exportable(
+            model, root, images, image_size, crop_proportion, given[-1], left_out, is_same
+        )
 
 
 def _checked_shapes(encoder, image_size: int | None) -> tuple[tuple, tuple, int | None]:

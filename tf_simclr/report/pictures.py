@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_simclr.errors import printable
 
-# Okabe & Ito's palette, told apart with any colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
+# The palette of Okabe and Ito, which people with any colour vision can tell apart.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+GREY = "#7F7F7F"
 _BY_FEATURES = {"trained encoder": BLUE, "random encoder": GREY, "raw pixels": ORANGE}
 _LEVELS = (
     ("untrained_level", "untrained: random embeddings", ":"),
     ("chance_level", "chance: identical embeddings", "--"),
 )
-_MOST_POINTS = 1500  # Of a t-SNE map: more only hides and takes long.
+_MOST_POINTS = 1500  # In a t-SNE map; more points overlap and take long.
 
 
 def view_grid(path: str, images: np.ndarray) -> None:
-    """Writes a PNG of pairs of views: a column a pair, first view above second.
+    """Writes a PNG of pairs of views: one pair per column, the first view above the second.
 
     Args:
       path: local or any scheme of `tf.io.gfile`.
-      images: float [n, 2, H, W, C] in [0, 1]; of other than 1 or 3 channels the first is shown.
+      images: float [n, 2, H, W, C] in [0, 1]; if C is neither 1 nor 3, the first channel is shown.
     """
     images = images if images.shape[-1] in (1, 3) else images[..., :1]
     scale = max(1, 96 // images.shape[2])  # Small images are enlarged, pixel by pixel.
@@ -38,32 +40,65 @@ def view_grid(path: str, images: np.ndarray) -> None:
         file.write(png)
 
 
+class Curve(NamedTuple):
+    """A metric over the steps.
+
+    Attributes:
+      axis: its place in `_AXES`.
+      metric: its name in metrics.jsonl.
+      label: what the legend says.
+      color: of the line.
+    """
+
+    axis: int
+    metric: str
+    label: str
+    color: str
+
+
+_AXES = ("Loss", "Accuracy", "Embeddings and learning rate")
+_ACCURACY = 1  # The axis from 0 to 100 %.
+CURVES = [
+    Curve(0, "loss", "loss", BLUE),
+    Curve(1, "contrastive_top1", "contrastive top-1", BLUE),
+    Curve(1, "contrastive_top5", "contrastive top-5", GREEN),
+    Curve(1, "probe_top1", "online probe top-1", ORANGE),
+    Curve(1, "knn_top1", "kNN top-1", PURPLE),
+    Curve(1, "top1", "training top-1", BLUE),
+    Curve(2, "embedding_std", "embedding std (0 = collapse)", BLUE),
+    Curve(2, "alignment", "alignment (lower = closer positives)", GREEN),
+    Curve(2, "learning_rate", "learning rate", ORANGE),
+]
+
+
 def curves(lines: list[dict]) -> bytes:
-    """Loss with its levels, contrastive accuracy, and spread, over the steps."""
-    figure, axes = _figure(1, 3, (12, 3.4))
-    steps = [line["step"] for line in lines]
+    """The metrics of `CURVES` over the steps, and the levels of the loss.
 
-    def draw(ax, name, label, color):
-        if name in lines[-1]:
-            ax.plot(steps, [line.get(name, np.nan) for line in lines], color=color, label=label)
+    Args:
+      lines: of metrics.jsonl. A metric may be absent from, or not finite in, any of them: the
+        points that exist are connected, with a marker each where some are missing.
 
-    draw(axes[0], "loss", "loss", BLUE)
+    Returns:
+      A PNG.
+    """
+    figure, axes = _figure(1, len(_AXES), (12, 3.4))
+    for curve in CURVES:
+        points = [
+            (line["step"], float(line[curve.metric])) for line in lines if curve.metric in line
+        ]
+        points = [point for point in points if np.isfinite(point[1])]
+        if points:
+            marker = "o" if len(points) < len(lines) or len(points) == 1 else ""
+            axes[curve.axis].plot(
+                *zip(*points), color=curve.color, label=curve.label, marker=marker, markersize=4
+            )
     for name, label, style in _LEVELS:
         if name in lines[-1]:
             axes[0].axhline(lines[-1][name], color=GREY, ls=style, label=label)
-    axes[0].set_title("Loss")
-    draw(axes[1], "contrastive_top1", "contrastive top-1", BLUE)
-    draw(axes[1], "contrastive_top5", "contrastive top-5", GREEN)
-    draw(axes[1], "probe_top1", "online probe top-1", ORANGE)
-    draw(axes[1], "top1", "training top-1", BLUE)
-    axes[1].set_title("Accuracy on the training batches")
-    axes[1].set_ylim(0, 1)
-    axes[1].yaxis.set_major_formatter("{x:.0%}")
-    draw(axes[2], "embedding_std", "embedding std (0 = collapse)", BLUE)
-    draw(axes[2], "alignment", "alignment (lower = closer positives)", GREEN)
-    draw(axes[2], "learning_rate", "learning rate", ORANGE)
-    axes[2].set_title("Embeddings and learning rate")
-    for ax in axes:
+    axes[_ACCURACY].set_ylim(0, 1)
+    axes[_ACCURACY].yaxis.set_major_formatter("{x:.0%}")
+    for ax, title in zip(axes, _AXES):
+        ax.set_title(title)
         ax.set_xlabel("step")
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=8)

@@ -8,7 +8,7 @@ from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.export import export_encoder
 from tf_simclr.tasks import build, judging
-from tf_simclr.workdir import Workdir
+from tf_simclr.workdir import Workdir, results_of_encoder
 
 
 def run(config: Config, strategy) -> None:
@@ -16,15 +16,18 @@ def run(config: Config, strategy) -> None:
     del strategy
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
+    path = judging.encoder_path(config)
+    # A workdir can hold evaluations of several encoders; the card shows those of this one.
+    results = results_of_encoder(config.workdir, config.init_from)
     directory = export_encoder(
-        load_encoder_from(judging.encoder_path(config)),
+        load_encoder_from(path),
         workdir / "encoder",
         image_size=config.image_size,
         card=build.card_of(
             config,
             f"{config.dataset} ({config.train_split})",
-            f"exported from {judging.encoder_path(config)}",
-            results=workdir.results(),
+            f"exported from {path}",
+            results=results,
         ),
     )
     logging.info("The encoder is in %s.", directory)

@@ -114,6 +114,8 @@ def untrained_like(encoder: tf.keras.Model, seed: int) -> tf.keras.Model:
 
 def tell(config: Config, mode: str, numbers: dict, lines: list[str]) -> None:
     """Writes the numbers into the workdir and prints them."""
+    if config.init_from:  # Such numbers must not reach the card of the workdir's own encoder.
+        numbers = {**numbers, "init_from": config.init_from}
     tf.io.gfile.makedirs(config.workdir)
     Workdir(config.workdir).keep_result(mode, numbers)
     print("\n".join(map(printable, lines)))

@@ -19,7 +19,7 @@ from absl import logging
 from tf_simclr import storage
 from tf_simclr.checkpoints import steps_in
 from tf_simclr.errors import UserError
-from tf_simclr.workdir.results import read_results, write_result
+from tf_simclr.workdir.results import results_of_encoder, write_result
 
 gfile = tf.io.gfile
 
@@ -142,8 +142,8 @@ class Workdir:
             write_result(self.path, mode, numbers)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """The latest results of each mode: {mode: numbers}."""
-        return read_results(self.path)
+        """The latest results of each mode for this run's encoder: {mode: numbers}."""
+        return results_of_encoder(self.path)
 
     def summary_writer(self) -> tf.summary.SummaryWriter:
         """TensorBoard's writer."""
