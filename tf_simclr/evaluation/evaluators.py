@@ -162,7 +162,9 @@ class LinearProbe(Evaluator):
 
     def summary(self, numbers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         rows = [
-            {"features": name, **row} for name, found in numbers.items() for row in found["few_label"]
+            {"features": name, **row}
+            for name, found in numbers.items()
+            for row in found["few_label"]
         ]
         return {"few_label": rows}
 

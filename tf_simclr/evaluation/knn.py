@@ -77,4 +77,3 @@ def knn_accuracy(
     """Share in [0, 1] of the test features that `knn_classify` (with its options) gets right."""
     predicted = knn_classify(train_h, train_y, test_h, **options)
     return float(np.mean(predicted == checked_labels("test_y", test_y, predicted)))
-
