@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "evaluation": set(),
     "checkpoints": {"models"},
     "export": {"models", "augment", "checkpoints", "storage"},
-    "features": {"data"},
+    "features": {"data", "models", "storage"},
     "workdir": {"checkpoints", "storage"},
     "report": {"workdir", "storage"},
     "training": {

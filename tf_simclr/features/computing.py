@@ -1,4 +1,4 @@
-"""Features of a data set for evaluation: h of an encoder, and the baselines beside it."""
+"""h of an encoder for every image of a data set, computed by all replicas of this host."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import eval_dataset
-
-_PIXEL_SIDE = 32  # Raw pixels are compared at 32 x 32 at most; more only adds noise and time.
+from tf_simclr.errors import UserError
 
 
 class Computer:
@@ -104,9 +103,11 @@ def represent(
         return np.concatenate(list(tqdm(batches, name, total, mininterval=5, delay=3)))
 
 
-def raw_pixels(source, *, image_size: int, batch_size: int) -> np.ndarray:
-    """Every image as a vector of its pixels, float32 [N, side * side * C] in [0, 1]."""
-    side = min(image_size, _PIXEL_SIDE)
-    dataset = eval_dataset(source, batch_size=batch_size, image_size=side)
-    with naming_bad_images(source):
-        return np.concatenate([images.numpy().reshape(len(images), -1) for images in dataset])
+def check_channels(encoder: tf.keras.Model, source) -> None:
+    """Raises UserError where the encoder was made for images of other channels."""
+    expected = encoder.input_shape[-1]
+    if expected != source.channels:
+        raise UserError(
+            f"the encoder takes images of {expected} channel(s), {source.name!r} has "
+            f"{source.channels}; pass --channels={expected} or another --init_from."
+        )

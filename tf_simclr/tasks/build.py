@@ -6,11 +6,16 @@ import dataclasses
 import datetime
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tf_simclr.config import Config
+from tf_simclr.data.bad_images import listed
+from tf_simclr.data.pipeline import require_labels
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
+from tf_simclr.errors import UserError
+from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.flagfile import from_flagfile, recorded, to_flagfile
 from tf_simclr.losses import ContrastiveLoss, NTXent
 from tf_simclr.models.encoders import build_encoder
@@ -39,6 +44,70 @@ def source_of(config: Config, split: str, keep_bad_images: bool = False):
     )
 
 
+def encoder_path(config: Config) -> str:
+    """Where the encoder to evaluate, to export or to start from is."""
+    return config.init_from or config.workdir
+
+
+def evaluated_on(config: Config) -> Config:
+    """The config whose data set is the one to evaluate on: --eval_dataset, if it is given."""
+    if not config.eval_dataset:
+        return config
+    shared = "" if "folder" in (config.dataset, config.eval_dataset) else config.data_dir
+    return dataclasses.replace(
+        config,
+        dataset=config.eval_dataset,
+        data_dir=config.eval_data_dir or shared,  # TFDS sets lie in one folder.
+        label="",
+        eval_dataset="",
+        eval_data_dir="",
+    )
+
+
+def labelled_splits(config: Config):
+    """(train source, eval source), both with labels; warns where their classes differ.
+
+    Raises:
+      UserError: all that is wrong with either: no such split, no labels; or no class is in both.
+    """
+    sources, problems = [], []
+    for split in (config.train_split, config.eval_split):
+        try:
+            source = source_of(config, split)
+            require_labels(source)
+            sources.append(source)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("; also: ".join(dict.fromkeys(problems)))
+    _compare_classes(config, *sources)
+    return tuple(sources)
+
+
+def labelled(source) -> Labelled:
+    """The labels of a source, for evaluators."""
+    return Labelled(source.labels, source.class_names, source.split)
+
+
+def _compare_classes(config: Config, train, evaluated) -> None:
+    """Warns of classes that only one split has images of; refuses splits that share none."""
+    both = [[s.class_names[label] for label in np.unique(s.labels)] for s in (train, evaluated)]
+    here, there = map(set, both)
+    if not here & there:
+        raise UserError(
+            f"--train_split={config.train_split} and --eval_split={config.eval_split} of "
+            f"{train.name!r} have no class in common: {listed(both[0])}, and {listed(both[1])}."
+        )
+    rows = (
+        (config.train_split, here - there, "so none of their images is evaluated"),
+        (config.eval_split, there - here, "so their images always count as wrong"),
+    )
+    for split, only, effect in rows:
+        if only:
+            found = listed(sorted(only))
+            logging.warning("%d class(es) are in %s only, %s: %s.", len(only), split, effect, found)
+
+
 def for_training(config: Config, source):
     """The source with its images in memory, as far as --cache lets it."""
     if config.data_service:  # Others decode then.
@@ -60,6 +129,7 @@ def plan_of(config: Config, num_examples: int, replicas: int) -> Plan:
         warmup_epochs=config.warmup_epochs,
         checkpoint_epochs=config.checkpoint_epochs,
         checkpoint_steps=config.checkpoint_steps,
+        eval_epochs=config.eval_every_epochs,
         log_steps=config.log_steps,
         learning_rate=config.learning_rate,
         scaling=config.learning_rate_scaling,

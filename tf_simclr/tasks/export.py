@@ -7,7 +7,7 @@ from absl import logging
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.export import export_encoder
-from tf_simclr.tasks import build, judging
+from tf_simclr.tasks import build
 from tf_simclr.workdir import Workdir
 
 
@@ -17,13 +17,13 @@ def run(config: Config, strategy) -> None:
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
     directory = export_encoder(
-        load_encoder_from(judging.encoder_path(config)),
+        load_encoder_from(build.encoder_path(config)),
         workdir / "encoder",
         image_size=config.image_size,
         card=build.card_of(
             config,
             f"{config.dataset} ({config.train_split})",
-            f"exported from {judging.encoder_path(config)}",
+            f"exported from {build.encoder_path(config)}",
             results=workdir.results(),
         ),
     )
