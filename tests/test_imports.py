@@ -42,8 +42,8 @@ MAY_IMPORT = {
     "workdir": {"checkpoints", "storage"},
     "report": {"workdir", "storage"},
     "training": {
-        *("workdir", "checkpoints", "export", "report"),
-        *("data", "optim", "distribute"),
+        *("workdir", "features", "checkpoints", "export", "report"),
+        *("data", "models", "optim", "evaluation", "distribute"),
     },
     "tasks": {
         *("config", "flagfile", "modes"),

@@ -31,14 +31,17 @@ class Computer:
         """
         self._size = size
         self._strategy = strategy
+        # Of several hosts each computes with its own replicas, whatever the others do.
         self._replicas = 1 if strategy is None else len(strategy.extended.worker_devices)
+        self._alone = strategy is None or strategy.num_replicas_in_sync == 1
 
         def encode(images):
             return tf.cast(encoder(images, training=False), tf.float32)
 
-        alone = self._replicas == 1
-        step = encode if alone else lambda images: strategy.run(encode, args=(images,))
-        self._step = tf.function(step)
+        def on_replicas(images):
+            return strategy.run(encode, args=(images,))
+
+        self._step = tf.function(encode if self._alone else on_replicas)
 
     def __call__(self, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
         """Yields h of each batch in order, float32 [n, D].
@@ -58,7 +61,7 @@ class Computer:
 
     def _run(self, group):
         """h of one batch for each replica; with fewer batches some are computed twice."""
-        if self._replicas == 1:
+        if self._alone:
             return [self._step(group[0])]
         taken = itertools.cycle(group)
         values = self._strategy.experimental_distribute_values_from_function(lambda _: next(taken))

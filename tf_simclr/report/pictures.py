@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_simclr.errors import printable
 
 # Okabe & Ito's palette, told apart with any colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F"
 _BY_FEATURES = {"trained encoder": BLUE, "random encoder": GREY, "raw pixels": ORANGE}
 _LEVELS = (
     ("untrained_level", "untrained: random embeddings", ":"),
@@ -41,11 +41,12 @@ def view_grid(path: str, images: np.ndarray) -> None:
 def curves(lines: list[dict]) -> bytes:
     """Loss with its levels, contrastive accuracy, and spread, over the steps."""
     figure, axes = _figure(1, 3, (12, 3.4))
-    steps = [line["step"] for line in lines]
 
     def draw(ax, name, label, color):
-        if name in lines[-1]:
-            ax.plot(steps, [line.get(name, np.nan) for line in lines], color=color, label=label)
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if points:  # Evaluations are in some of the lines only: a point for each.
+            marker = "." if len(points) < len(lines) or len(points) == 1 else None
+            ax.plot(*zip(*points), color=color, label=label, marker=marker)
 
     draw(axes[0], "loss", "loss", BLUE)
     for name, label, style in _LEVELS:
@@ -56,7 +57,10 @@ def curves(lines: list[dict]) -> bytes:
     draw(axes[1], "contrastive_top5", "contrastive top-5", GREEN)
     draw(axes[1], "probe_top1", "online probe top-1", ORANGE)
     draw(axes[1], "top1", "training top-1", BLUE)
+    draw(axes[1], "knn_top1", "kNN top-1 on the evaluation split", PURPLE)
     axes[1].set_title("Accuracy on the training batches")
+    if any("knn_top1" in line for line in lines):
+        axes[1].set_title("Accuracy on the training batches, and of kNN")
     axes[1].set_ylim(0, 1)
     axes[1].yaxis.set_major_formatter("{x:.0%}")
     draw(axes[2], "embedding_std", "embedding std (0 = collapse)", BLUE)

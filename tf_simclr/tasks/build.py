@@ -15,6 +15,7 @@ from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
 from tf_simclr.errors import UserError
+from tf_simclr.evaluation.evaluators import KNN
 from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.flagfile import from_flagfile, recorded, to_flagfile
 from tf_simclr.losses import ContrastiveLoss, NTXent
@@ -23,6 +24,7 @@ from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.factory import build_optimizer
 from tf_simclr.training import Plan, Session, make_plan
+from tf_simclr.training.online import OnlineEvaluation
 from tf_simclr.training.plan import check_shares
 from tf_simclr.workdir import Identity, Workdir, manifest
 
@@ -87,6 +89,45 @@ def labelled_splits(config: Config):
 def labelled(source) -> Labelled:
     """The labels of a source, for evaluators."""
     return Labelled(source.labels, source.class_names, source.split)
+
+
+def online_splits(config: Config, channels: int):
+    """The splits that are evaluated in the course of training, opened; None: there are none.
+
+    Args:
+      config: of the training run.
+      channels: of the images that it trains on.
+
+    Raises:
+      UserError: as `labelled_splits`.
+    """
+    if not config.eval_every_epochs:
+        return None
+    sources = labelled_splits(dataclasses.replace(evaluated_on(config), channels=channels))
+    return tuple(_some_of(source, config.eval_max_images, config.seed) for source in sources)
+
+
+def _some_of(source, most: int, seed: int):
+    """At most so many images of a source, chosen at random; 0: all."""
+    if not 0 < most < source.num_examples:
+        return source
+    return source.take(np.sort(np.random.default_rng(seed).permutation(source.num_examples)[:most]))
+
+
+def online_evaluation(config: Config, strategy, encoder: tf.keras.Model, sources):
+    """What the training loop calls to evaluate the encoder; None without `sources`."""
+    if sources is None:
+        return None
+    train, test = map(labelled, sources)
+    return OnlineEvaluation(
+        encoder,
+        strategy,
+        KNN(config.knn_k, config.knn_temperature).prepare(train, test),
+        tuple(zip(sources, (train, test))),
+        image_size=config.image_size,
+        batch_size=config.eval_batch_size,
+        most_bytes=memory_limit(config.cache),
+    )
 
 
 def _compare_classes(config: Config, train, evaluated) -> None:

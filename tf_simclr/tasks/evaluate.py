@@ -55,9 +55,7 @@ def run(
     evaluator = EVALUATORS[config.mode](config).prepare(train, test)
     numbers, kept = {}, {}
     for name, (train_h, test_h) in feature_sets(config, strategy, sources):
-        numbers[name] = evaluator.evaluate(
-            train.with_features(train_h), test.with_features(test_h)
-        )
+        numbers[name] = evaluator.evaluate(train.with_features(train_h), test.with_features(test_h))
         kept[name] = test_h
     workdir = Workdir(config.workdir)
     tf.io.gfile.makedirs(config.workdir)
