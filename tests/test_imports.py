@@ -38,12 +38,12 @@ MAY_IMPORT = {
     "evaluation": set(),
     "checkpoints": {"models"},
     "export": {"models", "augment", "checkpoints", "storage"},
-    "features": {"data"},
+    "features": {"data", "models", "storage"},
     "workdir": {"checkpoints", "storage"},
     "report": {"workdir", "storage"},
     "training": {
-        *("workdir", "checkpoints", "export", "report"),
-        *("data", "optim", "distribute"),
+        *("workdir", "features", "checkpoints", "export", "report"),
+        *("data", "models", "optim", "evaluation", "distribute"),
     },
     "tasks": {
         *("config", "flagfile", "modes"),

@@ -28,7 +28,7 @@ from tf_simclr.errors import UserError, printable
 from tf_simclr.export.card import markdown
 from tf_simclr.flagfile import from_flagfile, to_flagfile
 from tf_simclr.report import pictures, write_report
-from tf_simclr.tasks import doctor, judging
+from tf_simclr.tasks import doctor, evaluate
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "tf_simclr"
 
@@ -371,9 +371,9 @@ def test_file_names_are_told_in_one_printable_line(tmp_path):
     assert str(error.value).isprintable()
 
 
-def test_prints_are_printable(tmp_path, capsys):
+def test_prints_are_printable(capsys):
     doctor._say("images", NASTY)
-    judging.tell(Config(workdir=str(tmp_path)), "knn_eval", {}, ["kNN:", NASTY])
+    evaluate.say(["kNN:", NASTY])
     assert capsys.readouterr().out == f"images      {SHOWN}\nkNN:\n{SHOWN}\n"
 
 

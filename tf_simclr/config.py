@@ -61,6 +61,18 @@ class Config:
         0, "Steps between checkpoints; 0: --checkpoint_epochs decides.", low=0
     )
     checkpoint_epochs: int = _run(1, "Epochs between checkpoints.", low=1)
+    eval_every_epochs: float = _run(
+        0.0,
+        "Epochs between evaluations by nearest neighbours during pretraining, on --train_split and "
+        "--eval_split, which need labels; 0: none. Training is the same with and without.",
+        low=0,
+    )
+    eval_max_images: int = _run(
+        10_000,
+        "The most images of each split that such an evaluation uses, the same ones each time, "
+        "chosen at random by --seed; 0: all.",
+        low=0,
+    )
     keep_checkpoint_max: int = _run(5, "How many checkpoints to keep.", low=1)
     max_run_time: float = _run(
         0.0,
@@ -217,6 +229,14 @@ class Config:
     steps_per_execution: int = _machine(1, "Steps per call of the device's program.", low=1)
 
     eval_batch_size: int = _evaluate(256, "Batch of evaluation.", low=1)
+    eval_dataset: str = _evaluate(
+        "",
+        "Another data set to evaluate on, as --dataset has it, during pretraining and in knn_eval "
+        "and linear_eval. Empty: --dataset.",
+    )
+    eval_data_dir: str = _evaluate(
+        "", "The folder or data directory of --eval_dataset, as --data_dir has it.", path=True
+    )
     knn_k: int = _evaluate(
         0,
         "Neighbours that vote in knn_eval; 0: min(sqrt(N), half the mean class size, 200).",
@@ -235,17 +255,13 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
-        if is_folder_path(self.dataset):
-            path = os.path.expanduser(self.dataset).rstrip("/") or "/"
-            if self.data_dir not in ("", self.dataset, path):
-                raise UserError(
-                    f"--dataset={self.dataset} is the path of a folder, and --data_dir="
-                    f"{self.data_dir} names another: leave out --data_dir."
-                )
-            object.__setattr__(self, "data_dir", path)
-            object.__setattr__(self, "dataset", "folder")
-        if self.dataset == "folder" and not self.data_dir:
-            raise UserError("--dataset=folder needs --data_dir, the folder with the images.")
+        for dataset, data_dir in (("dataset", "data_dir"), ("eval_dataset", "eval_data_dir")):
+            self._resolve_folder(dataset, data_dir)
+        if self.eval_data_dir and not self.eval_dataset:
+            raise UserError(
+                f"--eval_data_dir={self.eval_data_dir} is where --eval_dataset lies, which is not "
+                "given: pass --eval_dataset."
+            )
         self._check_mode(MODES[self.mode])
         if -1 < self.warmup_epochs < 0:
             raise UserError(
@@ -260,6 +276,21 @@ class Config:
                 "nothing with --cache=off or --data_service: pass --cache_side=0."
             )
         self.label_counts()
+
+    def _resolve_folder(self, dataset: str, data_dir: str) -> None:
+        """Turns the path of a folder as data set into "folder" and its path as data directory."""
+        name, folder = getattr(self, dataset), getattr(self, data_dir)
+        if is_folder_path(name):
+            path = os.path.expanduser(name).rstrip("/") or "/"
+            if folder not in ("", name, path):
+                raise UserError(
+                    f"--{dataset}={name} is the path of a folder, and --{data_dir}={folder} names "
+                    f"another: leave out --{data_dir}."
+                )
+            object.__setattr__(self, data_dir, path)
+            object.__setattr__(self, dataset, "folder")
+        elif name == "folder" and not folder:
+            raise UserError(f"--{dataset}=folder needs --{data_dir}, the folder with the images.")
 
     def _check_mode(self, mode: Mode) -> None:
         for name, what in mode.requires.items():

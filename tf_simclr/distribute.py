@@ -22,6 +22,7 @@ def make_strategy(
     tpu_zone: str | None = None,
     gcp_project: str | None = None,
     virtual_cpus: int = 0,
+    this_host_only: bool = False,
 ) -> tf.distribute.Strategy:
     """Makes the distribution strategy; call it before anything else touches TensorFlow's devices.
 
@@ -32,6 +33,7 @@ def make_strategy(
         is given, mirrored with two or more GPUs, else one device.
       tpu_name, tpu_zone, gcp_project: as `TPUClusterResolver` takes them; "local" on a TPU VM.
       virtual_cpus: devices to split the CPU into, to try replicas without GPUs; 0: no split.
+      this_host_only: "auto" and "multi_worker" then stand for the devices of this host.
 
     Returns:
       The strategy. Its `num_replicas_in_sync` is the number of replicas.
@@ -43,6 +45,8 @@ def make_strategy(
         raise unknown_name("strategy", name, STRATEGIES)
     if virtual_cpus:
         _split_cpu(virtual_cpus)
+    if this_host_only and name in ("auto", "multi_worker"):
+        name = _choose_here()
     if name == "auto":
         name = _choose(tpu_name)
     if name == "one_device":
@@ -215,6 +219,10 @@ def _choose(tpu_name: str | None) -> str:
         return "multi_worker"
     if tpu_name:
         return "tpu"
+    return _choose_here()
+
+
+def _choose_here() -> str:
     return "mirrored" if len(_gpus()) > 1 or len(_cpus()) > 1 else "one_device"
 
 

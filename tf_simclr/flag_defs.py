@@ -18,6 +18,8 @@ from tf_simclr.settings import meaning
 _IN_EPOCHS = {"train_steps": "train_epochs", "checkpoint_steps": "checkpoint_epochs"}
 _ASKED = ("dataset", "image_size")  # Without them an encoder is judged on images of another kind.
 
+_DATA_SETS = (("dataset", "data_dir", "label"), ("eval_dataset", "eval_data_dir", ""))
+
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines every flag, by the type of its field."""
@@ -99,10 +101,14 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
     if not resumed:
         origin, settings = _settings_before(flag_values)
         settings = {**MODES[flag_values.mode].defaults, **settings}
-    if _is_given(flag_values, "dataset") and flag_values.dataset != settings.get("dataset"):
-        settings.pop("label", None)  # It belongs to the earlier data set,
-        if any(map(_is_folder, (settings.get("dataset", ""), flag_values.dataset))):
-            settings.pop("data_dir", None)  # as the folder does; TFDS sets lie in one data_dir.
+    if _is_given(flag_values, "dataset") and not resumed:
+        settings.pop("eval_dataset", None)  # The user names what to evaluate on.
+        settings.pop("eval_data_dir", None)
+    for dataset, data_dir, label in _DATA_SETS:
+        if _is_given(flag_values, dataset) and flag_values[dataset].value != settings.get(dataset):
+            settings.pop(label, None)  # It belongs to the earlier data set,
+            if any(map(_is_folder, (settings.get(dataset, ""), flag_values[dataset].value))):
+                settings.pop(data_dir, None)  # as the folder does; TFDS sets lie in one data_dir.
     inherited = {
         name: value
         for name, value in settings.items()

@@ -55,13 +55,13 @@ def _main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
             return 0
         if config.deterministic:
             enable_determinism(config.seed)
-        single = alone and config.strategy in ("auto", "multi_worker")
         strategy = make_strategy(
-            "one_device" if single else config.strategy,
+            config.strategy,
             tpu_name=config.tpu_name or None,
             tpu_zone=config.tpu_zone or None,
             gcp_project=config.gcp_project or None,
             virtual_cpus=config.virtual_cpus,
+            this_host_only=alone,
         )
         tasks.run(config, strategy)
     except UserError as error:

@@ -35,6 +35,7 @@ class Mode:
 
 _WORKDIR = {"workdir": "the folder where the run keeps what it makes"}
 _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
+_NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # While training.
 
 
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
@@ -49,10 +50,12 @@ MODES = {
     "knn_eval": Mode(
         "Evaluate an encoder by a vote of nearest neighbours.",
         inherits=_ALL_BUT_RUN,
+        only=_NO_EVALUATION,
     ),
     "linear_eval": Mode(
         "Evaluate an encoder by linear classifiers, from few and from all labels.",
         inherits=_ALL_BUT_RUN,
+        only=_NO_EVALUATION,
     ),
     "finetune": Mode(
         "Train an encoder and a classifier on images with labels.",
@@ -71,12 +74,20 @@ MODES = {
             "train_epochs": 60,
             "warmup_epochs": 0.0,
         },
-        only={**_NO_PARTS, "precision": "float32", "lineareval_while_pretraining": False},
+        only={
+            **_NO_PARTS,
+            **_NO_EVALUATION,
+            "eval_dataset": "",
+            "eval_data_dir": "",
+            "precision": "float32",
+            "lineareval_while_pretraining": False,
+        },
     ),
     "export": Mode(
         "Write an encoder as a SavedModel and a .keras file.",
         locks=True,
         inherits=_ALL_BUT_RUN,
+        only=_NO_EVALUATION,
     ),
     "doctor": Mode(
         "Report what --mode=pretrain would find and need; trains nothing.",

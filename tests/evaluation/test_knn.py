@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tf_simclr.errors import UserError
-from tf_simclr.evaluation import knn
+from tf_simclr.evaluation import knn, neighbors
 
 
 def brute_force(train_h, train_y, test_h, k, temperature):
@@ -33,7 +33,7 @@ def test_equals_brute_force_in_any_chunks(k, temperature, budget, monkeypatch):
     rng = np.random.default_rng(k)
     train_h, test_h = rng.normal(size=(40, 5)), rng.normal(size=(23, 5))
     train_y = rng.integers(0, 4, 40)
-    monkeypatch.setattr(knn, "_MOST_SIMILARITIES", budget)
+    monkeypatch.setattr(neighbors, "_MOST_SIMILARITIES", budget)
     got = knn.knn_classify(train_h, train_y, test_h, k=k, temperature=temperature)
     assert list(got) == brute_force(train_h, train_y, test_h, min(k, 40), temperature)
 

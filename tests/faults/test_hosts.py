@@ -77,6 +77,7 @@ def test_two_hosts_are_like_one_replica(micro_batch_size, tmp_path):
         {"rematerialize": True, "train_batch_size": 64},
         {"lineareval_while_pretraining": True, "optimizer": "adamw", "train_batch_size": 64},
         {"steps_per_execution": 3, "skip_bad_steps": 2, "train_batch_size": 64},
+        {"eval_every_epochs": 0.2, "global_bn": False, "train_batch_size": 64},
     ],
     ids=lambda settings: next(iter(settings)),
 )

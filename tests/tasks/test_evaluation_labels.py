@@ -10,7 +10,7 @@ from tf_simclr import tasks
 from tf_simclr.config import Config
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import judging
+from tf_simclr.tasks import evaluate
 from tf_simclr.workdir import read_results
 
 
@@ -26,14 +26,14 @@ def judge(monkeypatch, tmp_path):
             images = np.zeros([len(labels), 4, 4, 1], np.uint8)
             return array_source(images, labels, names, name="made up", split=split)
 
-        def feature_sets(config, sources):
+        def feature_sets(config, strategy, sources):
             assert features, "the features were computed first"
             rng = np.random.default_rng(0)
-            yield judging.TRAINED, [rng.normal(size=[s.num_examples, features]) for s in sources]
+            yield evaluate.TRAINED, [rng.normal(size=[s.num_examples, features]) for s in sources]
 
-        monkeypatch.setattr(judging.build, "source_of", source_of)
-        monkeypatch.setattr(judging, "feature_sets", feature_sets)
-        monkeypatch.setattr(judging, "write_report", lambda _: None)
+        monkeypatch.setattr(evaluate.build, "source_of", source_of)
+        monkeypatch.setattr(evaluate, "feature_sets", feature_sets)
+        monkeypatch.setattr(evaluate, "write_report", lambda _: None)
         options = {"label_draws": 1, "l2_sweep": 1, **settings}
         config = Config(mode=mode, workdir=str(tmp_path / "w"), **options)
         tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))

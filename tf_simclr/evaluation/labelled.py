@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from tf_simclr.errors import UserError
 
 
-def checked_features(train_h, test_h) -> tuple[np.ndarray, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A split with labels, and its features once they are computed.
+
+    Attributes:
+      labels: int64 [N], from 0.
+      class_names: by label.
+      split: what to call it in messages, such as "train[:10%]".
+      h: float32 [N, D]; None before the features are computed.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+    split: str = ""
+    h: np.ndarray | None = None
+
+    def with_features(self, h: np.ndarray) -> Labelled:
+        """The same split with these features."""
+        return dataclasses.replace(self, h=h)
+
+    def smallest_class(self) -> tuple[str, int]:
+        """(name, number of images) of the smallest class that has any."""
+        present, counts = np.unique(self.labels, return_counts=True)
+        return self.class_names[present[counts.argmin()]], int(counts.min())
+
+
+def checked_features(
+    train_h, test_h, names: tuple[str, str] = ("train_h", "test_h")
+) -> tuple[np.ndarray, np.ndarray]:
     """Both as float arrays [N, D] and [M, D], unchanged.
 
+    Args:
+      train_h, test_h: the features.
+      names: what the caller calls them, for messages.
+
     Raises:
-      UserError: no matrix, nothing in it, different widths, or a value that is no finite number.
+      UserError: not a matrix, nothing in it, different widths, or a value that is not finite.
     """
-    both = {"train_h": np.asarray(train_h), "test_h": np.asarray(test_h)}
+    both = {name: np.asarray(h) for name, h in zip(names, (train_h, test_h))}
     for name, h in both.items():
         if h.ndim != 2 or h.size == 0:
             raise UserError(f"{name} must be [examples, features], none empty; received {h.shape}.")
@@ -28,8 +62,8 @@ def checked_features(train_h, test_h) -> tuple[np.ndarray, np.ndarray]:
     train_h, test_h = both.values()
     if train_h.shape[1] != test_h.shape[1]:
         raise UserError(
-            f"train_h and test_h must have the same number of features; received {train_h.shape} "
-            f"and {test_h.shape}."
+            f"{' and '.join(names)} must have the same number of features; received "
+            f"{train_h.shape} and {test_h.shape}."
         )
     return tuple(h if h.dtype.kind == "f" else h.astype(np.float32) for h in (train_h, test_h))
 

@@ -1,5 +1,22 @@
-"""Representations of a data set: h of an encoder for every image, and what it is compared with."""
+"""Representations of a data set: h of an encoder for every image, computed once and kept."""
 
-from tf_simclr.features.computing import raw_pixels, represent
+from tf_simclr.features.baselines import raw_pixels, untrained_like
+from tf_simclr.features.computing import Computer, check_channels, even_size, represent
+from tf_simclr.features.fingerprint import encoder_fingerprint, images_key
+from tf_simclr.features.keeping import Kept, Part, keep, mention_others, read
 
-__all__ = ["raw_pixels", "represent"]
+__all__ = [
+    "Computer",
+    "Kept",
+    "Part",
+    "check_channels",
+    "encoder_fingerprint",
+    "even_size",
+    "images_key",
+    "keep",
+    "mention_others",
+    "raw_pixels",
+    "read",
+    "represent",
+    "untrained_like",
+]

@@ -1,6 +1,9 @@
-"""Features of a data set for evaluation: h of an encoder, and the baselines beside it."""
+"""h of an encoder for every image of a data set, computed by all replicas of this host."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -8,26 +11,106 @@ from tqdm import tqdm
 
 from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.errors import UserError
 
-_PIXEL_SIDE = 32  # Raw pixels are compared at 32 x 32 at most; more only adds noise and time.
+
+class Computer:
+    """Computes h of batches of images, compiled once for all of them.
+
+    The replicas of the strategy take the batches in turn, and every batch is padded to the same
+    size. So which replica computes a batch, and what else it computes, changes no bit of the
+    result, and no collective operation is needed.
+    """
+
+    def __init__(self, encoder, size: int, strategy: tf.distribute.Strategy | None = None):
+        """
+        Args:
+          encoder: from images to h; built under the strategy, where there is one.
+          size: images in a batch, for each replica.
+          strategy: whose replicas on this host compute; None: the current device does.
+        """
+        self._size = size
+        self._strategy = strategy
+        # Of several hosts each computes with its own replicas, whatever the others do.
+        self._replicas = 1 if strategy is None else len(strategy.extended.worker_devices)
+        self._alone = strategy is None or strategy.num_replicas_in_sync == 1
+
+        def encode(images):
+            return tf.cast(encoder(images, training=False), tf.float32)
+
+        def on_replicas(images):
+            return strategy.run(encode, args=(images,))
+
+        self._step = tf.function(encode if self._alone else on_replicas)
+
+    def __call__(self, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
+        """Yields h of each batch in order, float32 [n, D].
+
+        Args:
+          batches: images float32 [n, H, W, C] in [0, 1], with n at most `size`.
+        """
+        batches = iter(batches)
+        while group := list(itertools.islice(batches, self._replicas)):
+            padded = [self._padded(images) for images in group]
+            for images, h in zip(group, self._run(padded)):
+                yield h.numpy()[: len(images)]
+
+    def _padded(self, images):
+        missing = self._size - len(images)
+        return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
+
+    def _run(self, group):
+        """h of one batch for each replica; with fewer batches some are computed twice."""
+        if self._alone:
+            return [self._step(group[0])]
+        taken = itertools.cycle(group)
+        values = self._strategy.experimental_distribute_values_from_function(lambda _: next(taken))
+        return self._strategy.experimental_local_results(self._step(values))
 
 
-def represent(encoder, source, *, image_size: int, batch_size: int, name: str = "") -> np.ndarray:
-    """h of every image of a source in order, float32 [N, D]."""
-    dataset = eval_dataset(source, batch_size=batch_size, image_size=image_size)
-    call = tf.function(
-        lambda images: encoder(images, training=False), input_signature=[dataset.element_spec]
-    )
-    batches = tqdm(
-        dataset, total=-(-source.num_examples // batch_size), desc=name, mininterval=5, delay=3
-    )
+def even_size(num_examples: int, batch_size: int) -> int:
+    """The batch, at most `batch_size`, with which as many batches need the least padding."""
+    return -(-num_examples // -(-num_examples // batch_size))
+
+
+def represent(
+    encoder,
+    source,
+    *,
+    image_size: int,
+    batch_size: int,
+    name: str = "",
+    strategy: tf.distribute.Strategy | None = None,
+) -> np.ndarray:
+    """h of every image of a source.
+
+    Args:
+      encoder: from images to h; built under the strategy, where there is one.
+      source: the images.
+      image_size: side in pixels.
+      batch_size: the most images that a replica is given at a time.
+      name: for the progress bar.
+      strategy: whose replicas on this host share the work; None: the current device does it all.
+
+    Returns:
+      float32 [N, D], in the order of the source; the same bits whatever the number of replicas.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    size = even_size(source.num_examples, batch_size)
+    dataset = eval_dataset(source, batch_size=size, image_size=image_size)
+    batches = Computer(encoder, size, strategy)(dataset)
+    total = -(-source.num_examples // size)
     with naming_bad_images(source):
-        return np.concatenate([call(images).numpy() for images in batches]).astype(np.float32)
+        return np.concatenate(list(tqdm(batches, name, total, mininterval=5, delay=3)))
 
 
-def raw_pixels(source, *, image_size: int, batch_size: int) -> np.ndarray:
-    """Every image as a vector of its pixels, float32 [N, side * side * C] in [0, 1]."""
-    side = min(image_size, _PIXEL_SIDE)
-    dataset = eval_dataset(source, batch_size=batch_size, image_size=side)
-    with naming_bad_images(source):
-        return np.concatenate([images.numpy().reshape(len(images), -1) for images in dataset])
+def check_channels(encoder: tf.keras.Model, source) -> None:
+    """Raises UserError where the encoder was made for images of other channels."""
+    expected = encoder.input_shape[-1]
+    if expected != source.channels:
+        raise UserError(
+            f"the encoder takes images of {expected} channel(s), {source.name!r} has "
+            f"{source.channels}; pass --channels={expected} or another --init_from."
+        )

@@ -63,7 +63,7 @@ CURVES = [
     Curve(1, "contrastive_top1", "contrastive top-1", BLUE),
     Curve(1, "contrastive_top5", "contrastive top-5", GREEN),
     Curve(1, "probe_top1", "online probe top-1", ORANGE),
-    Curve(1, "knn_top1", "kNN top-1", PURPLE),
+    Curve(1, "knn_top1", "kNN top-1 on the evaluation split", PURPLE),
     Curve(1, "top1", "training top-1", BLUE),
     Curve(2, "embedding_std", "embedding std (0 = collapse)", BLUE),
     Curve(2, "alignment", "alignment (lower = closer positives)", GREEN),

@@ -6,11 +6,17 @@ import dataclasses
 import datetime
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tf_simclr.config import Config
+from tf_simclr.data.bad_images import listed
+from tf_simclr.data.pipeline import require_labels
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
+from tf_simclr.errors import UserError
+from tf_simclr.evaluation.evaluators import KNN
+from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.flagfile import from_flagfile, recorded, to_flagfile
 from tf_simclr.losses import ContrastiveLoss, NTXent
 from tf_simclr.models.encoders import build_encoder
@@ -18,6 +24,7 @@ from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.factory import build_optimizer
 from tf_simclr.training import Plan, Session, make_plan
+from tf_simclr.training.online import OnlineEvaluation
 from tf_simclr.training.plan import check_shares
 from tf_simclr.workdir import Identity, Workdir, manifest
 
@@ -36,6 +43,109 @@ def source_of(config: Config, split: str, keep_bad_images: bool = False):
         cache="off" if config.cache_side else config.cache,  # Not held whole first.
         listing_file=Workdir(config.workdir) / "listing.npz" if config.workdir else None,
     )
+
+
+def encoder_path(config: Config) -> str:
+    """Where the encoder to evaluate, to export or to start from is."""
+    return config.init_from or config.workdir
+
+
+def evaluated_on(config: Config) -> Config:
+    """The config whose data set is the one to evaluate on: --eval_dataset, if it is given."""
+    if not config.eval_dataset:
+        return config
+    shared = "" if "folder" in (config.dataset, config.eval_dataset) else config.data_dir
+    return dataclasses.replace(
+        config,
+        dataset=config.eval_dataset,
+        data_dir=config.eval_data_dir or shared,  # TFDS sets lie in one folder.
+        label="",
+        eval_dataset="",
+        eval_data_dir="",
+    )
+
+
+def labelled_splits(config: Config):
+    """(train source, eval source), both with labels; warns where their classes differ.
+
+    Raises:
+      UserError: all that is wrong with either: no such split, no labels; or no class is in both.
+    """
+    sources, problems = [], []
+    for split in (config.train_split, config.eval_split):
+        try:
+            source = source_of(config, split)
+            require_labels(source)
+            sources.append(source)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("; also: ".join(dict.fromkeys(problems)))
+    _compare_classes(config, *sources)
+    return tuple(sources)
+
+
+def labelled(source) -> Labelled:
+    """The labels of a source, for evaluators."""
+    return Labelled(source.labels, source.class_names, source.split)
+
+
+def online_splits(config: Config, channels: int):
+    """The splits that are evaluated in the course of training, opened; None: there are none.
+
+    Args:
+      config: of the training run.
+      channels: of the images that it trains on.
+
+    Raises:
+      UserError: as `labelled_splits`.
+    """
+    if not config.eval_every_epochs:
+        return None
+    sources = labelled_splits(dataclasses.replace(evaluated_on(config), channels=channels))
+    return tuple(_some_of(source, config.eval_max_images, config.seed) for source in sources)
+
+
+def _some_of(source, most: int, seed: int):
+    """At most so many images of a source, chosen at random; 0: all."""
+    if not 0 < most < source.num_examples:
+        return source
+    return source.take(np.sort(np.random.default_rng(seed).permutation(source.num_examples)[:most]))
+
+
+def online_evaluation(config: Config, strategy, encoder: tf.keras.Model, sources):
+    """What the training loop calls to evaluate the encoder; None without `sources`."""
+    if sources is None:
+        return None
+    train, test = map(labelled, sources)
+    return OnlineEvaluation(
+        encoder,
+        strategy,
+        KNN(config.knn_k, config.knn_temperature).prepare(train, test),
+        tuple(zip(sources, (train, test))),
+        image_size=config.image_size,
+        batch_size=config.eval_batch_size,
+        most_bytes=memory_limit(config.cache),
+    )
+
+
+def _compare_classes(config: Config, train, evaluated) -> None:
+    """Warns of classes that only one split has images of; refuses splits that share none."""
+    both = [[s.class_names[label] for label in np.unique(s.labels)] for s in (train, evaluated)]
+    here, there = map(set, both)
+    if not here & there:
+        raise UserError(
+            f"--train_split={config.train_split} and --eval_split={config.eval_split} of "
+            f"{train.name!r} have no class in common: {listed(both[0])}, and {listed(both[1])}."
+        )
+    rows = (
+        (config.train_split, here - there, "so none of their images is evaluated"),
+        (config.eval_split, there - here, "so their images always count as wrong"),
+    )
+    for split, only, effect in rows:
+        if only:
+            found = listed(sorted(only))
+            logging.warning("%d class(es) are in %s only, %s: %s.", len(only), split, effect, found)
 
 
 def for_training(config: Config, source):
@@ -59,6 +169,7 @@ def plan_of(config: Config, num_examples: int, replicas: int) -> Plan:
         warmup_epochs=config.warmup_epochs,
         checkpoint_epochs=config.checkpoint_epochs,
         checkpoint_steps=config.checkpoint_steps,
+        eval_epochs=config.eval_every_epochs,
         log_steps=config.log_steps,
         learning_rate=config.learning_rate,
         scaling=config.learning_rate_scaling,

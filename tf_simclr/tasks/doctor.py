@@ -48,6 +48,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
     if config.lineareval_while_pretraining:
         require_labels(source)
+    build.online_splits(config, source.channels)  # What training would refuse, refused here.
     replicas = strategy.num_replicas_in_sync
     share = config.train_batch_size // replicas
     _say("batch", f"{config.train_batch_size} on {replicas} replica(s), {share} each")

@@ -7,7 +7,7 @@ from absl import logging
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.export import export_encoder
-from tf_simclr.tasks import build, judging
+from tf_simclr.tasks import build
 from tf_simclr.workdir import Workdir, results_of_encoder
 
 
@@ -16,7 +16,7 @@ def run(config: Config, strategy) -> None:
     del strategy
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
-    path = judging.encoder_path(config)
+    path = build.encoder_path(config)
     # A workdir can hold evaluations of several encoders; the card shows those of this one.
     results = results_of_encoder(config.workdir, config.init_from)
     directory = export_encoder(

@@ -13,11 +13,11 @@ from tf_simclr.config import Config
 from tf_simclr.data.pipeline import labelled_dataset
 from tf_simclr.errors import printable
 from tf_simclr.export import check_exportable, write_keras
-from tf_simclr.features import represent
+from tf_simclr.features import check_channels, represent
 from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
 from tf_simclr.models.classifier import ClassifierTraining, classifier
 from tf_simclr.models.skipping import saved_form
-from tf_simclr.tasks import build, judging
+from tf_simclr.tasks import build
 from tf_simclr.training import Plan, Session
 
 
@@ -28,7 +28,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
       UserError: a mistake in the settings or the data; what was saved before stays.
     """
     replicas = strategy.num_replicas_in_sync
-    source, eval_source = judging.labelled_splits(config)
+    source, eval_source = build.labelled_splits(config)
     config = build.fit_batch(config, source.num_examples, replicas)
     plan = build.plan_of(config, source.num_examples, replicas)
     session = build.session_of(config, strategy, source)
@@ -37,7 +37,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     with strategy.scope():
         # A resumed run has its encoder in its checkpoints: --init_from may be gone by then.
         encoder = load_encoder_from(config.workdir if session.resumes else config.init_from)
-        judging.check_channels(encoder, source)
+        check_channels(encoder, source)
         synchronize_batch_norm(encoder, config.global_bn and replicas > 1)
         model = classifier(encoder, len(source.class_names), config.fine_tune_after_block)
         training = ClassifierTraining(model, skip_bad_steps=config.skip_bad_steps > 0)

@@ -28,6 +28,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
       UserError: a mistake in the settings or the data; what was saved before stays.
     """
     source = build.source_of(config, config.train_split)
+    splits = build.online_splits(config, source.channels)
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
     session = build.session_of(config, strategy, source)
     tf.keras.mixed_precision.set_global_policy(config.precision)
@@ -42,7 +43,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     )
     build.announce(config, source, plan, strategy.num_replicas_in_sync, session.step)
     if session.step < plan.total_steps:
-        _train(config, strategy, source, plan, model, session)
+        _train(config, strategy, source, plan, model, session, splits)
     encoder = plain_copy(model.encoder)  # On every host: reading a mean over replicas needs all.
     session.hand_over(
         encoder,
@@ -75,7 +76,7 @@ def parts_of(model) -> dict:
     return parts
 
 
-def _train(config: Config, strategy, source, plan: Plan, model, session: Session) -> None:
+def _train(config: Config, strategy, source, plan: Plan, model, session: Session, splits) -> None:
     if source.channels != 3 and (config.color_jitter_strength or config.grayscale_probability):
         logging.info(
             "The images have %d channel(s): saturation, hue and grayscale exist for RGB only and "
@@ -104,6 +105,7 @@ def _train(config: Config, strategy, source, plan: Plan, model, session: Session
         show=show,
         largest_rank=min(batch // strategy.num_replicas_in_sync - 1, width),
         before=lambda writer: _show_views(dataset(None), session, writer, model.probe is not None),
+        evaluate=build.online_evaluation(config, strategy, model.encoder, splits),
         **build.training_options(config),
     )
     session.workdir.keep_result("pretrain", metrics)

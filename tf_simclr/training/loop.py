@@ -7,6 +7,7 @@ when asked to, and at the first step whose loss is no number, before anything of
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import sys
 import time
@@ -48,13 +49,14 @@ def train(
     checkpoints: Checkpoints,
     log: Callable[[dict[str, float]], Any],
     describe: Callable[[dict[str, float]], dict[str, str]],
+    evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> dict[str, float]:
     """Trains `model` from `start_step` to the end of the plan.
 
     Args:
       model: compiled; its `train_step` returns metrics, among them "loss".
       dataset: distributed dataset that begins with the batch of `start_step`.
-      plan: total, log and checkpoint steps.
+      plan: total, log, checkpoint and evaluation steps.
       start_step: steps already done.
       batch_size: global, for images per second.
       steps_per_call: at most so many steps in one call of the device's program.
@@ -63,8 +65,11 @@ def train(
         "skipped_steps", before the run stops.
       max_minutes: of the process, after which the run saves and stops; 0: none.
       checkpoints: told to save when that is due, and when the run is asked to stop.
-      log: called with the metrics of each log interval.
+      log: called with the metrics of each log interval; and at an evaluation that no log interval
+        ends with, with those of the interval so far, which continues.
       describe: from metrics to what the progress bar shows.
+      evaluate: called at the plan's evaluation steps; what it returns, and "eval_seconds", is added
+        to the metrics. Those seconds count neither as training nor as waiting for data.
 
     Returns:
       The metrics of the last interval.
@@ -90,10 +95,17 @@ def train(
             bar.update(count)
             logging_due = is_due(step, plan.log_steps, plan.total_steps)
             saving_due = is_due(step, plan.checkpoint_steps, plan.total_steps)
-            interval.add(outcome, step, count, settle=logging_due or saving_due)
-            if logging_due:
+            evaluation_due = evaluate is not None and is_due(
+                step, plan.eval_steps, plan.total_steps
+            )
+            settle = logging_due or saving_due or evaluation_due
+            interval.add(outcome, step, count, settle=settle)
+            if logging_due or evaluation_due:
                 metrics = _metrics(model, step) | interval.rates(batch_size)
+                if evaluation_due:
+                    metrics |= _evaluated(evaluate, interval, bar)
                 log(metrics)
+            if logging_due:
                 bar.set_postfix(describe(metrics), refresh=False)
                 waits = metrics.get("data_wait", 0.0) > _WAITING_TOO_LONG
                 if waits and interval.number > 1 and not hinted:
@@ -117,6 +129,14 @@ def train(
                     "The same command resumes from there."
                 )
     return metrics
+
+
+def _evaluated(evaluate, interval: _Interval, bar: tqdm) -> dict[str, float]:
+    bar.set_description_str("evaluating ", refresh=True)
+    with interval.paused() as seconds:
+        numbers = evaluate()
+    bar.set_description_str("", refresh=False)
+    return {**numbers, "eval_seconds": seconds()}
 
 
 def _make_run_steps(model, steps_per_call, jit_compile):
@@ -187,6 +207,15 @@ class _Interval:
         self.number += 1
         self._began, self._steps, self._waited = time.monotonic(), 0, 0.0
 
+    @contextlib.contextmanager
+    def paused(self):
+        """Time inside does not count. Yields a function: the seconds since it was entered."""
+        entered = time.monotonic()
+        try:
+            yield lambda: time.monotonic() - entered
+        finally:
+            self._began += time.monotonic() - entered
+
     def add(self, outcome: tf.Tensor, step: int, count: int, settle: bool) -> None:
         """Takes what `run_steps` returned for the `count` steps that end with `step`."""
         self._steps += count
@@ -245,7 +274,8 @@ def _has_clock() -> bool:
 
 def _steps_until_due(step: int, plan: Plan, most: int) -> int:
     """How many steps may run before something is due."""
-    due = [every - step % every for every in (plan.log_steps, plan.checkpoint_steps)]
+    events = (plan.log_steps, plan.checkpoint_steps, plan.eval_steps)
+    due = [every - step % every for every in events if every]
     return min(most, plan.total_steps - step, *due)
 
 

@@ -18,6 +18,7 @@ class Plan:
     Attributes:
       steps_per_epoch: N // B; the remainder of an epoch is left out.
       total_steps, warmup_steps, checkpoint_steps, log_steps: in steps.
+      eval_steps: between two evaluations during training; 0: none.
       peak_learning_rate: after scaling with the batch.
     """
 
@@ -27,6 +28,7 @@ class Plan:
     checkpoint_steps: int
     log_steps: int
     peak_learning_rate: float
+    eval_steps: int = 0
 
     def schedule(self) -> WarmupCosine:
         return WarmupCosine(self.peak_learning_rate, self.warmup_steps, self.total_steps)
@@ -44,6 +46,7 @@ def make_plan(
     log_steps: int,
     learning_rate: float,
     scaling: str,
+    eval_epochs: float = 0.0,
 ) -> Plan:
     """Makes the plan of a run on a data set of `num_examples` images.
 
@@ -54,6 +57,7 @@ def make_plan(
       warmup_epochs: of linear warmup; negative: 10, but at most a tenth of the run.
       checkpoint_epochs, checkpoint_steps: between checkpoints; the epochs apply if the steps are 0.
       log_steps: between two lines of metrics.
+      eval_epochs: between two evaluations during training, rounded to whole steps; 0: none.
       learning_rate, scaling: as `scaled_learning_rate`.
 
     Raises:
@@ -81,6 +85,7 @@ def make_plan(
         checkpoint_steps=checkpoint_steps or checkpoint_epochs * per_epoch,
         log_steps=log_steps,
         peak_learning_rate=scaled_learning_rate(learning_rate, batch_size, scaling),
+        eval_steps=max(round(eval_epochs * per_epoch), 1) if eval_epochs else 0,
     )
 
 
@@ -102,5 +107,5 @@ def check_shares(batch_size: int, replicas: int, micro_batch_size: int = 0) -> N
 
 
 def is_due(step: int, every: int, total: int) -> bool:
-    """Whether an action due every `every` steps, and after the last, is due after `step`."""
-    return step % every == 0 or step == total
+    """Whether an action that is due every `every` steps (0: never) and after the last is due."""
+    return every > 0 and (step % every == 0 or step == total)

@@ -27,7 +27,7 @@ from tf_simclr.export import export_encoder
 from tf_simclr.report import write_report
 from tf_simclr.training.guards import Guard
 from tf_simclr.training.loop import train
-from tf_simclr.training.plan import Plan
+from tf_simclr.training.plan import Plan, is_due
 from tf_simclr.workdir import Identity, Workdir, check_same_images
 
 
@@ -137,7 +137,7 @@ class Session:
           largest_rank: the most that the metric "effective_rank" could be; 0: it is not guarded.
           on_trouble: "stop" or "warn".
           before: called once with TensorBoard's writer, before the first step.
-          **options: of `training.loop.train`.
+          **options: of `training.loop.train`, such as `evaluate`.
 
         Returns:
           The metrics of the last line.
@@ -148,7 +148,15 @@ class Session:
         """
         writer = self.workdir.summary_writer()
         nothing_known = max(levels.values(), default=-math.inf)
-        guard = Guard(self._lines, self._checkpoints, nothing_known, on_trouble, largest_rank)
+
+        def ends_interval(line):
+            """Whether it is not one that only an evaluation brought about: the guard, and with it
+            the training, must not depend on evaluations."""
+            due = is_due(line["step"], plan.log_steps, plan.total_steps)
+            return due or "eval_seconds" not in line
+
+        lines = list(filter(ends_interval, self._lines))
+        guard = Guard(lines, self._checkpoints, nothing_known, on_trouble, largest_rank)
 
         def log(metrics):
             metrics.update(levels)
@@ -156,7 +164,8 @@ class Session:
             with writer.as_default(step=metrics["step"]):
                 for name, value in metrics.items():
                     tf.summary.scalar(name, value)
-            guard.check(metrics)
+            if ends_interval(metrics):
+                guard.check(metrics)
 
         with naming_bad_images(source):
             if before is not None and self.workdir.writes:

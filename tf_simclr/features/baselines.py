@@ -1,0 +1,25 @@
+"""What features of a trained encoder are compared with: random weights, and raw pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.data.bad_images import naming_bad_images
+from tf_simclr.data.pipeline import eval_dataset
+
+_PIXEL_SIDE = 32  # Raw pixels are compared at 32 x 32 at most; more only adds noise and time.
+
+
+def untrained_like(encoder: tf.keras.Model, seed: int) -> tf.keras.Model:
+    """The same architecture with random weights, which depend on the seed."""
+    tf.keras.utils.set_random_seed(seed)
+    return type(encoder).from_config(encoder.get_config())
+
+
+def raw_pixels(source, *, image_size: int, batch_size: int) -> np.ndarray:
+    """Every image as a vector of its pixels, float32 [N, side * side * C] in [0, 1]."""
+    side = min(image_size, _PIXEL_SIDE)
+    dataset = eval_dataset(source, batch_size=batch_size, image_size=side)
+    with naming_bad_images(source):
+        return np.concatenate([images.numpy().reshape(len(images), -1) for images in dataset])

@@ -1,0 +1,125 @@
+"""What the evaluation modes share: an evaluator, run on kept features of two labelled splits."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr import features, storage
+from tf_simclr.checkpoints import load_encoder_from
+from tf_simclr.config import Config
+from tf_simclr.errors import printable
+from tf_simclr.evaluation.evaluators import KNN, Evaluator, LinearProbe
+from tf_simclr.export import refresh_card
+from tf_simclr.models.encoder_interface import trace_on_images
+from tf_simclr.report import write_report
+from tf_simclr.tasks import build
+from tf_simclr.workdir import Workdir
+
+TRAINED, RANDOM, PIXELS = "trained encoder", "random encoder", "raw pixels"
+
+# From the settings to the evaluator of a mode.
+EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
+    "knn_eval": lambda config: KNN(config.knn_k, config.knn_temperature),
+    "linear_eval": lambda config: LinearProbe(
+        config.label_counts(), config.label_draws, config.seed, config.l2_sweep
+    ),
+}
+
+
+def run(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    lines: Callable[[Evaluator, dict[str, dict[str, Any]], Any], list[str]] | None = None,
+    keep_map: bool = False,
+) -> None:
+    """Evaluates the encoder and its baselines; prints and keeps the numbers.
+
+    Args:
+      config: its mode names the evaluator.
+      strategy: that features are computed under.
+      lines: from (evaluator, numbers by features, evaluation split) to what is printed; None: every
+        number on a line.
+      keep_map: write WORKDIR/embeddings.npz, from which the report draws its map.
+
+    Raises:
+      UserError: a mistake in the settings or the data, before features are computed.
+    """
+    sources = build.labelled_splits(build.evaluated_on(config))
+    train, test = map(build.labelled, sources)
+    evaluator = EVALUATORS[config.mode](config).prepare(train, test)
+    numbers, kept = {}, {}
+    for name, (train_h, test_h) in feature_sets(config, strategy, sources):
+        numbers[name] = evaluator.evaluate(train.with_features(train_h), test.with_features(test_h))
+        kept[name] = test_h
+    workdir = Workdir(config.workdir)
+    tf.io.gfile.makedirs(config.workdir)
+    # Numbers of another encoder must not reach the card of the workdir's own.
+    of = {"init_from": config.init_from} if config.init_from else {}
+    workdir.keep_result(config.mode, {**evaluator.summary(numbers), **of})
+    say((lines or _lines)(evaluator, numbers, sources[1]))
+    if keep_map:
+        _keep_map(workdir, sources[1], kept)
+    if not config.init_from:  # Else the numbers are of another encoder than the one in the workdir.
+        refresh_card(workdir / "encoder", workdir.results())
+    write_report(config.workdir)
+
+
+def feature_sets(
+    config: Config, strategy: tf.distribute.Strategy, sources
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yields (name, features of each source): the trained encoder, then the baselines.
+
+    Those of encoders are kept in WORKDIR/features; raw pixels are made faster than they are read.
+    """
+    folder = os.path.join(config.workdir, "features")
+    sizes = {"image_size": config.image_size, "batch_size": config.eval_batch_size}
+    used = set()
+
+    def kept(encoder, name):
+        for source in sources:
+            found = features.keep(encoder, source, folder, name=name, strategy=strategy, **sizes)
+            used.add(found.facts["encoder"])
+            yield found.array()
+
+    with strategy.scope():
+        trained = load_encoder_from(build.encoder_path(config))
+    features.check_channels(trained, sources[0])
+    trace_on_images(trained, [1, config.image_size, config.image_size, sources[0].channels])
+    yield TRAINED, list(kept(trained, TRAINED))
+    if config.baselines:
+        with strategy.scope():
+            random = features.untrained_like(trained, config.seed)
+        yield RANDOM, list(kept(random, RANDOM))
+        yield PIXELS, [features.raw_pixels(source, **sizes) for source in sources]
+    features.mention_others(folder, used)
+
+
+def say(lines: list[str]) -> None:
+    """Prints lines, whatever characters names bring along."""
+    print("\n".join(map(printable, lines)))
+
+
+def _lines(evaluator: Evaluator, numbers: dict[str, dict[str, Any]], test) -> list[str]:
+    lines = [f"{evaluator.name}, {test.num_examples} images of {test.name}:"]
+    for name, found in numbers.items():
+        shown = (f"{key} {value:.4g}" for key, value in found.items() if np.isscalar(value))
+        lines.append(f"  {name:<16} {', '.join(shown)}")
+    return lines
+
+
+def _keep_map(workdir: Workdir, source, kept: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        trained=kept[TRAINED],
+        labels=source.labels,
+        class_names=np.array(source.class_names),
+        **({"pixels": kept[PIXELS]} if PIXELS in kept else {}),
+    )
+    storage.write_whole(workdir / "embeddings.npz", buffer.getvalue())
