@@ -130,7 +130,7 @@ def test_a_metric_of_some_lines_only_is_connected(drawn):
     del lines[5]["knn_top1"]
     lines[1]["knn_top1"], lines[4]["knn_top1"] = 0.25, 0.5
     pictures.curves(lines)
-    knn = plotted(drawn[0])["kNN top-1"]
+    knn = plotted(drawn[0])["kNN top-1 on the evaluation split"]
     np.testing.assert_array_equal(knn.get_xydata(), [[2, 0.25], [5, 0.5]])
     assert knn.get_marker() == "o" and knn.get_linestyle() == "-"
     loss = plotted(drawn[0])["loss"]
