@@ -2,8 +2,8 @@
 
 A block that is not run is preceded by a line `<!-- needs: ... -->`. Any other block of Python is
 executed, any other block of shell must hold commands of the binary only, which are run in this
-process. Both use small data and the replacements of `SMALLER`; commands get the flags of `TINY`
-too. Commands of the binary are parsed in all blocks, marked or not.
+process. What trains is marked slow. Both use small data and the replacements of `SMALLER`;
+commands get the flags of `TINY` too. Commands are parsed in all blocks, marked or not.
 """
 
 from __future__ import annotations
@@ -63,7 +63,13 @@ def commands(text):
 
 def only(*languages):
     chosen = [b for b in BLOCKS if b[1] in languages and b[3] is None]
-    return pytest.mark.parametrize("text", [b[2] for b in chosen], ids=[b[0] for b in chosen])
+    return pytest.mark.parametrize(
+        "text",
+        [
+            pytest.param(text, id=where, marks=[pytest.mark.slow] * (".fit(" in text))
+            for where, _, text, _ in chosen
+        ],
+    )
 
 
 def test_every_block_is_run_or_says_what_it_needs():
