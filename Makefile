@@ -19,6 +19,9 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input
 RUN := $(PY) -m tf_simclr
 
+C_FILES := $(wildcard tf_simclr/native/*.[ch] tests/native/*.c)
+C_CHECKS := -std=gnu99 -O2 -Wall -Wextra -Werror -fanalyzer
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow lint format bench clean
 
@@ -69,13 +72,22 @@ test: .venv/ready ## the test suite: 15 to 40 minutes on 2 cores
 test-slow: .venv/ready ## the slow tests
 	@$(PY) -m pytest -q --durations=15 -m slow
 
-lint: .venv/ready ## check style and format
+lint: .venv/ready ## check style, format and types; C code too if there is gcc
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/clang-format --dry-run --Werror $(C_FILES)
+	@if gcc -fanalyzer -x c -c /dev/null -o /dev/null >/dev/null 2>&1; then \
+	  include=$$($(PY) -c 'import importlib.util as u; print(u.find_spec("tensorflow").submodule_search_locations[0])')/include; \
+	  for file in tf_simclr/native/*.c; do \
+	    gcc $(C_CHECKS) -isystem "$$include" -c $$file -o /dev/null || exit 1; \
+	  done; \
+	else echo "No gcc: the C files are not checked for warnings."; fi
 
-format: .venv/ready ## mend style and format
+format: .venv/ready ## fix style and format
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+	@.venv/bin/clang-format -i $(C_FILES)
 
 # A file that is no benchmark does nothing when run.
 bench: .venv/ready ## every benchmark, a JSON line each; PEER=, PHOTOS=: see BUILD.md
@@ -84,5 +96,5 @@ bench: .venv/ready ## every benchmark, a JSON line each; PEER=, PHOTOS=: see BUI
 	done
 
 clean: ## remove .venv, caches and runs/demo; other runs stay
-	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache runs/demo
+	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache runs/demo
 	@find tf_simclr tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

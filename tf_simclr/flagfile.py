@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, Callable
 
 from tf_simclr.config import FIELDS, Config
 from tf_simclr.errors import UserError
@@ -79,7 +79,7 @@ def from_json(settings: Any, file: str) -> dict[str, Any]:
 
 
 def _parsed(name: str, value: str, file: str) -> Any:
-    kind = FIELDS[name].type
+    kind = str(FIELDS[name].type)  # Its name, as annotations are strings.
     try:
         return _PARSERS[kind](value)
     except (ValueError, KeyError):
@@ -90,4 +90,9 @@ def _parsed(name: str, value: str, file: str) -> Any:
 
 
 _BOOLS = {"True": True, "true": True, "False": False, "false": False}
-_PARSERS = {"str": str, "int": int, "float": float, "bool": _BOOLS.__getitem__}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": _BOOLS.__getitem__,
+}

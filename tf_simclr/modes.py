@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+_WORKDIR = {"workdir": "the folder where the run keeps what it makes"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
@@ -33,7 +35,6 @@ class Mode:
     only: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_WORKDIR = {"workdir": "the folder where the run keeps what it makes"}
 _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
 _NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # While training.
 

@@ -68,7 +68,8 @@ class Scan:
         Raises:
           UserError: it cannot be read.
         """
-        folders, images, skipped = [], [], collections.Counter()
+        folders, images = [], []
+        skipped: collections.Counter[bytes] = collections.Counter()
         entries = _scan_remote if b"://" in folder else self._scan_local
         try:
             for name, is_folder, size in entries(folder):
@@ -102,7 +103,7 @@ class Scan:
 
     def passed_over(self) -> str:
         """A sentence on the links passed over, with a space before it; "" where there were none."""
-        if not self.outside:
+        if self.root is None or not self.outside:
             return ""
         names = [os.fsdecode(path) for path in sorted(self.outside)]
         return (
@@ -119,7 +120,7 @@ class Scan:
 
 def skipped_in(parts: Iterable[Listing]) -> str:
     """What was skipped in some folders, such as ".webp 72, .txt 3, @eadir/ 1"; "" for nothing."""
-    total = collections.Counter()
+    total: collections.Counter[bytes] = collections.Counter()
     for part in parts:
         total.update(part.skipped)
     ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
@@ -172,7 +173,7 @@ def from_bytes(contents: bytes, scan: Scan, root: bytes) -> list[Listing] | None
         if not _stays_inside(saved["names"], starts) or any(map(_leaves, folders)):
             return None
         bounds = np.concatenate([[0], np.cumsum(saved["counts"])])
-        skipped = [{} for _ in folders]
+        skipped: list[dict[bytes, int]] = [{} for _ in folders]
         kept = (saved["skipped_where"], _split(saved["skipped_names"]), saved["skipped_counts"])
         for where, name, count in zip(*kept):
             skipped[where][name] = int(count)
@@ -217,7 +218,7 @@ def _split(joined):
 def list_tree(scan: Scan, root: bytes) -> list[Listing]:
     """The listings of a folder and all folders below it, in the order of their names."""
     done, told = [], time.monotonic()
-    waiting = [(b"", frozenset())]
+    waiting: list[tuple[bytes, frozenset]] = [(b"", frozenset())]
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         while waiting:
             results = pool.map(lambda folder: _list_folder(scan, root, *folder), waiting)

@@ -97,8 +97,7 @@ static void weigh_columns(const float* row, int channels, int size, const Taps* 
   for (int x = 0; x < size; ++x, out += channels) {
     const float *w = taps[x].weight, *at = row + taps[x].first * channels;
     for (int k = 0; k < channels; ++k)
-      out[k] =
-          weighted(at[k], at[k + channels], at[k + 2 * channels], at[k + 3 * channels], w);
+      out[k] = weighted(at[k], at[k + channels], at[k + 2 * channels], at[k + 3 * channels], w);
   }
 }
 
@@ -106,8 +105,9 @@ static void weigh_columns(const float* row, int channels, int size, const Taps* 
 static void weigh_rgb_columns(const float* row, int size, const Taps* taps, float* restrict out) {
   for (int x = 0; x < size; ++x, out += 3) {
     const float *w = taps[x].weight, *at = row + taps[x].first * 3;
-    *(Floats4*)out = ((*(Floats4*)at * w[0] + *(Floats4*)(at + 3) * w[1]) +
-                      *(Floats4*)(at + 6) * w[2]) + *(Floats4*)(at + 9) * w[3];
+    *(Floats4*)out =
+        ((*(Floats4*)at * w[0] + *(Floats4*)(at + 3) * w[1]) + *(Floats4*)(at + 6) * w[2]) +
+        *(Floats4*)(at + 9) * w[3];
   }
 }
 
@@ -150,8 +150,7 @@ static void resize_sparsely(const Box* box, int width, int channels, int size, c
           }
           column[tap] = weighted(value[0], value[1], value[2], value[3], rows[y].weight);
         }
-        const float value =
-            weighted(column[0], column[1], column[2], column[3], columns[x].weight);
+        const float value = weighted(column[0], column[1], column[2], column[3], columns[x].weight);
         to_bytes(&value, 1, out);
       }
 }
@@ -181,10 +180,8 @@ static bool crop(const uint8_t* image, int width, int channels, const int32_t* c
   if (sparse) resize_sparsely(&box, across, channels, size, rows, columns, out);
   for (int y = 0; y < size && !sparse; ++y, out += result) {
     weigh_rows(&box, rows + y, row);
-    if (channels == 3)
-      weigh_rgb_columns(row, size, columns, resized);
-    else
-      weigh_columns(row, channels, size, columns, resized);
+    if (channels == 3) weigh_rgb_columns(row, size, columns, resized);
+    else weigh_columns(row, channels, size, columns, resized);
     to_bytes(resized, (int)result, out);
   }
   free(rows);
@@ -198,8 +195,8 @@ static void compute(void* kernel, TF_OpKernelContext* context) {
   TF_GetInput(context, 0, &image, status);
   TF_GetInput(context, 1, &boxes, status);
   TF_GetInput(context, 2, &flips, status);
-  if (size < 1 || size > MOST || TF_NumDims(image) != 3 || TF_NumDims(boxes) != 2 || TF_Dim(boxes, 1) != 4 ||
-      TF_TensorElementCount(flips) != TF_Dim(boxes, 0)) {
+  if (size < 1 || size > MOST || TF_NumDims(image) != 3 || TF_NumDims(boxes) != 2 ||
+      TF_Dim(boxes, 1) != 4 || TF_TensorElementCount(flips) != TF_Dim(boxes, 0)) {
     fail(context, TF_INVALID_ARGUMENT,
          "CropViews needs image [H, W, C], boxes [N, 4], flips [N] and a size of 1 to 32768.");
     goto done;

@@ -220,10 +220,8 @@ static void finish(const Work* work, const uint8_t* image, const Factors* factor
   float* r = work->planes;
   if (choices->grayscale && work->channels == 3)
     to_gray(r, r + work->stride, r + 2 * work->stride, work->pixels);
-  if (factors->sigma > 0.0f && work->radius > 0)
-    blur_and_join(work, factors->sigma, out);
-  else
-    join(work->planes, work->stride, work->pixels, work->channels, out);
+  if (factors->sigma > 0.0f && work->radius > 0) blur_and_join(work, factors->sigma, out);
+  else join(work->planes, work->stride, work->pixels, work->channels, out);
 }
 
 // Returns what is to be freed, or null where there is no memory.
