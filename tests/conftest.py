@@ -10,6 +10,8 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
+from tests import small_runs
+
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
@@ -27,3 +29,14 @@ def _verbosity():
     before = logging.get_verbosity()
     yield
     logging.set_verbosity(before)
+
+
+@pytest.fixture(scope="session")
+def pretrained_run(tmp_path_factory):
+    """The workdir of one small pretraining run, for all tests. To change it, copy it first."""
+    tf.keras.utils.set_random_seed(0)
+    workdir = tmp_path_factory.mktemp("shared") / "pretrained"
+    small_runs.run(workdir)
+    before = small_runs.digests(workdir)
+    yield workdir
+    assert small_runs.digests(workdir) == before, "a test changed the shared run"

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from tests.tasks.test_runs import SMALL, contents, run, write_images
+from tests.small_runs import SMALL, contents, run, write_images
 from tf_simclr import flag_defs, main
 
 

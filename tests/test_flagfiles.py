@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
-from tf_simclr import flag_defs, tasks
+from tests.command_line import parse
+from tf_simclr import tasks
 from tf_simclr.data import sources
 from tf_simclr.workdir import read_results
 
@@ -29,13 +29,6 @@ SHRUNK = """
 --strategy=one_device
 --nolineareval_while_pretraining
 """
-
-
-def parse(*arguments):
-    values = flags.FlagValues()
-    flag_defs.define_flags(values)
-    assert flag_defs.parse(["tf_simclr", *arguments], values) == ["tf_simclr"]
-    return flag_defs.config_from_flags(values)
 
 
 @pytest.fixture

@@ -100,18 +100,36 @@ def test_flags_stay_at_the_door(path):
     assert not uses_flags or room_of(path) in ("flag_defs", "main")
 
 
-def test_config_is_standard_library_only():
-    for module in (
-        "config.py",
-        "errors.py",
-        "flagfile.py",
-        "modes.py",
-        "paths.py",
-        "settings.py",
-        "flag_help.py",
-    ):
-        top = {name.split(".")[0] for name in imported(PACKAGE / module)} - {"tf_simclr"}
-        assert top <= set(sys.stdlib_module_names if hasattr(sys, "stdlib_module_names") else top)
+# What is read before TensorFlow is loaded: for --help, and for mistakes in a command.
+STANDARD_LIBRARY_ONLY = (
+    *("config", "errors", "flagfile", "flag_help", "modes", "paths", "settings"),
+)
+
+
+def test_what_comes_before_tensorflow_needs_the_standard_library_only():
+    script = f"""
+import importlib, sys
+sys.path.insert(0, {str(ROOT)!r})
+for name in {STANDARD_LIBRARY_ONLY!r}:
+    importlib.import_module("tf_simclr." + name)
+"""
+    # -S and -I: without site-packages, so that whatever is installed cannot be imported.
+    alone = [sys.executable, "-S", "-I", "-c"]
+    subprocess.run([*alone, script], check=True, timeout=120)
+    refused = subprocess.run([*alone, script + "import absl"], capture_output=True, timeout=120)
+    assert b"No module named 'absl'" in refused.stderr
+
+
+def test_no_test_module_imports_another():
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    names = {path.stem for path in tests if path.name.startswith("test_")}
+    assert pathlib.Path(__file__).stem in names
+    users = {
+        str(path.relative_to(ROOT)): sorted(taken)
+        for path in tests
+        if (taken := {part for name in imported(path) for part in name.split(".")} & names)
+    }
+    assert not users
 
 
 def test_tensorflow_addons_is_for_tests_only():

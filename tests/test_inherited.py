@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from tests.test_flagfiles import parse
+from tests.command_line import parse
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.flagfile import from_flagfile, to_flagfile

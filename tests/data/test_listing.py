@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.data.folder_times import settle
 from tf_simclr.config import Config
 from tf_simclr.data import listing as listing_module
 from tf_simclr.data.sources import in_memory, open_source
@@ -31,13 +30,6 @@ def folder(tmp_path):
     (root / "b" / "link.png").symlink_to(tmp_path / "outside.png")
     settle(root)
     return root
-
-
-def settle(root):
-    """Lets time pass since the last change."""
-    hour_ago = time.time() - 3600
-    for path, _, _ in os.walk(root):
-        os.utime(path, (hour_ago, hour_ago))
 
 
 @pytest.fixture

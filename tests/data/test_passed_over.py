@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.data.test_listing import settle
+from tests.data.folder_times import settle
 from tf_simclr.data import listing as listing_module
 from tf_simclr.data.listing import SYSTEM_FOLDERS, Scan
 from tf_simclr.data.sources import find_bad_images, open_source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.data.test_tfds import COUNT, prepare
+from tests.data.tfds_sets import COUNT, prepare
 from tf_simclr.data import sources
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.data.sources import open_source

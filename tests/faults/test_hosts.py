@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.faults.runs import (
+    TEN,
     Process,
     assert_same_weights,
     clusters,
@@ -19,17 +20,6 @@ from tests.faults.runs import (
 )
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.errors import STOPPED
-
-# A rate and a temperature at which this tiny network is not chaotic: at the usual ones the 1e-7
-# between two and four replicas of one process are 1e-2 eight steps later.
-TEN = {
-    "train_steps": 10,
-    "train_batch_size": 512,
-    "warmup_epochs": 3.9,
-    "learning_rate": 0.001,
-    "temperature": 0.5,
-    "checkpoint_steps": 5,
-}
 
 
 def start(folder, name="two", prelude=("", ""), **settings):

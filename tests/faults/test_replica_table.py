@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.faults.runs import Process, losses, run
-from tests.faults.test_hosts import TEN
+from tests.faults.runs import TEN, Process, losses, run
 
 TOLERANCE = {"float32": 1e-4, "mixed_bfloat16": 2e-2}  # bfloat16 has 8 bits: 4e-3 a rounding.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models.test_recompute import BATCH, RATE, VIEWS, assert_same, network, step
+from tests.models.recompute_cases import BATCH, RATE, VIEWS, assert_same, network, step
 from tests.replicas import mirrored
 from tests.toy_loss import Pull
 from tf_simclr import losses

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import flags
 
 from tests.replicas import mirrored
-from tests.tasks.test_runs import SMALL, lines, run
+from tests.small_runs import SMALL, lines, run
 from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
@@ -25,17 +25,10 @@ STAGES = ("initial_max_pool", "block_group1", "block_group2", "block_group3")
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    run(workdir, train_steps=2)
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def whole(pretrained, tmp_path_factory):
+def whole(pretrained_run, tmp_path_factory):
     """A run that nothing disturbs."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    run(workdir, mode="finetune", init_from=str(pretrained), **STEPS)
+    run(workdir, mode="finetune", init_from=str(pretrained_run), **STEPS)
     return workdir
 
 
@@ -68,11 +61,11 @@ def test_the_accuracy_told_is_that_of_the_classifier_written(whole):
 
 
 @pytest.mark.parametrize("after", [-1, 0, 1, 2, 3, 4])
-def test_what_is_frozen_stays_and_the_rest_learns(after, pretrained, tmp_path):
+def test_what_is_frozen_stays_and_the_rest_learns(after, pretrained_run, tmp_path):
     settings = {**STEPS, "train_steps": 2}
-    start = {"mode": "finetune", "init_from": str(pretrained), "fine_tune_after_block": after}
+    start = {"mode": "finetune", "init_from": str(pretrained_run), "fine_tune_after_block": after}
     run(tmp_path / "w", **start, **settings)
-    before = load_encoder_from(str(pretrained))
+    before = load_encoder_from(str(pretrained_run))
     after_training = load_encoder_from(str(tmp_path / "w"))
     names = [layer.name for layer in before.layers]
     frozen = len(names) if after == 4 else names.index(STAGES[after]) + 1 if after >= 0 else 0
@@ -83,12 +76,12 @@ def test_what_is_frozen_stays_and_the_rest_learns(after, pretrained, tmp_path):
 
 
 def test_stopped_and_resumed_without_the_encoder_it_started_from(
-    whole, pretrained, tmp_path, monkeypatch
+    whole, pretrained_run, tmp_path, monkeypatch
 ):
     class Stop(Exception):
         pass
 
-    start = shutil.copytree(pretrained, tmp_path / "start")
+    start = shutil.copytree(pretrained_run, tmp_path / "start")
     settings = {"mode": "finetune", "init_from": str(start), **STEPS}
     original = Workdir.log_metrics
 
@@ -108,17 +101,17 @@ def test_stopped_and_resumed_without_the_encoder_it_started_from(
         np.testing.assert_array_equal(a, b)
 
 
-def test_two_replicas_change_nothing(pretrained, tmp_path):
+def test_two_replicas_change_nothing(pretrained_run, tmp_path):
     settings = {**SMALL, **STEPS, "train_steps": 1, "log_steps": 1, "warmup_epochs": 0.0}
     for replicas in (1, 2):
         config = Config(
             workdir=str(tmp_path / str(replicas)),
-            **{**settings, "mode": "finetune", "init_from": str(pretrained)},
+            **{**settings, "mode": "finetune", "init_from": str(pretrained_run)},
         )
         tasks.run(config, mirrored(replicas))
     one, two = (lines(tmp_path / name)[-1] for name in "12")
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
-    before = load_encoder_from(str(pretrained)).get_weights()
+    before = load_encoder_from(str(pretrained_run)).get_weights()
     one, two = (load_encoder_from(str(tmp_path / name)).get_weights() for name in "12")
     for old, a, b in zip(before, one, two):
         # Of one step's update; a ReLU that flips moves a gradient by about a per cent.
@@ -150,8 +143,8 @@ def parse(*arguments):
     return flag_defs.config_from_flags(values)
 
 
-def test_it_has_defaults_of_its_own(whole, pretrained, tmp_path):
-    start = ["--mode=finetune", f"--init_from={pretrained}", f"--workdir={tmp_path / 'w'}"]
+def test_it_has_defaults_of_its_own(whole, pretrained_run, tmp_path):
+    start = ["--mode=finetune", f"--init_from={pretrained_run}", f"--workdir={tmp_path / 'w'}"]
     config = parse(*start)
     chosen = (config.optimizer, config.train_batch_size, config.warmup_epochs, config.weight_decay)
     assert chosen == ("momentum", 64, 0.0, 0.0)
@@ -164,8 +157,8 @@ def test_it_has_defaults_of_its_own(whole, pretrained, tmp_path):
     assert parse("--mode=pretrain", "--workdir=w").optimizer == "lars"
 
 
-def test_the_data_service_of_pretraining_is_not_inherited(pretrained, tmp_path):
-    run_before = shutil.copytree(pretrained, tmp_path / "start")
+def test_the_data_service_of_pretraining_is_not_inherited(pretrained_run, tmp_path):
+    run_before = shutil.copytree(pretrained_run, tmp_path / "start")
     path = run_before / "flags.resolved"
     path.write_text(path.read_text().replace("--data_service=", "--data_service=grpc://gone:1"))
     config = parse("--mode=finetune", f"--init_from={run_before}", "--workdir=w")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tasks.test_runs import lines, run
+from tests.small_runs import lines, run
 from tf_simclr.data.bad_images import READ_ERRORS, naming_bad_images
 from tf_simclr.data.sources import in_memory, open_source
 from tf_simclr.errors import UserError

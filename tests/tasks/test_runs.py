@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,59 +14,22 @@ import pytest
 import tensorflow as tf
 from absl import flags, logging
 
+from tests.small_runs import SMALL, contents, lines, result, run, write_images
 from tests.toy_loss import Pull
 from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
-from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.optim.schedules import WarmupCosine
 from tf_simclr.tasks import build
-from tf_simclr.workdir import Workdir, read_results
+from tf_simclr.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = {
-    "dataset": "digits",
-    "image_size": 8,
-    "encoder": "resnet18",
-    "width_multiplier": 0.125,
-    "use_blur": False,
-    "flip_probability": 0.0,
-    "num_proj_layers": 2,
-    "proj_out_dim": 16,
-    "train_batch_size": 32,
-    "train_steps": 8,
-    "warmup_epochs": 0.05,
-    "checkpoint_steps": 4,
-    "log_steps": 2,
-}
 
 
-def run(workdir, **settings):
-    config = Config(workdir=str(workdir), **{**SMALL, **settings})
-    tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def result(workdir):
-    return read_results(str(workdir))
-
-
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    run(workdir)
-    return workdir
+@pytest.fixture
+def pretrained(pretrained_run, tmp_path):
+    """A copy of the shared run, which a test may change."""
+    return shutil.copytree(pretrained_run, tmp_path / "pretrained")
 
 
 def test_pretraining_leaves_what_it_promises(pretrained):
@@ -254,14 +218,6 @@ def test_mistakes_are_told_before_anything_is_written(settings, message, tmp_pat
     with pytest.raises(UserError, match=message):
         run(tmp_path / "w", **settings)
     assert not (tmp_path / "w" / "checkpoints").exists()
-
-
-def write_images(folder, count=12, size=24):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        image = rng.integers(0, 256, [size, size, 3], np.uint8)
-        (folder / f"{i}.jpg").write_bytes(tf.io.encode_jpeg(image).numpy())
 
 
 FOLDER = {"dataset": "folder", "image_size": 16, "train_batch_size": 4, "train_steps": 2}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tasks.test_runs import lines, run
+from tests.small_runs import lines, run
 from tf_simclr.errors import UserError
 from tf_simclr.training import guards
 from tf_simclr.training.guards import LINES, Guard, diagnose

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.tasks.test_runs import SMALL, lines, run
+from tests.small_runs import SMALL, lines, run
 from tf_simclr import storage
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError

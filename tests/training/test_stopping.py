@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.tasks.test_runs import run
+from tests.small_runs import run
 from tf_simclr.errors import Stopped
 from tf_simclr.training import stopping
 from tf_simclr.training.stopping import StopRequest

@@ -11,7 +11,7 @@ import time
 import pytest
 import tensorflow as tf
 
-from tests.tasks.test_runs import contents, run
+from tests.small_runs import contents, run
 from tf_simclr.errors import UserError
 from tf_simclr.workdir import lock
 from tf_simclr.workdir.lock import locked
