@@ -56,7 +56,7 @@ class Source:
         self.fingerprint = fingerprint
         self.folder = folder
         self.passed_over = passed_over
-        self.bad_images: Sequence[str] = ()
+        self.bad_images: list[str] = []
         self._labels = _once(labels)
         self._class_names = _once(class_names)
         self._remember = remember
@@ -138,7 +138,7 @@ class Source:
 
     def without(self, bad: np.ndarray, names: Sequence[str]) -> Source:
         """The source of the images for which `bad`, bool [N], is false; `names` are the others'."""
-        return self.take(np.flatnonzero(~bad))._changed(bad_images=tuple(names))
+        return self.take(np.flatnonzero(~bad))._changed(bad_images=list(names))
 
     def remember(self) -> None:
         """Writes what makes opening the same data set faster, where `open_source` was told to.
