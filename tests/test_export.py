@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.exported import contents, small_encoder
 from tests.replicas import mirrored
 from tf_simclr.augment import center_crop_resize
 from tf_simclr.errors import UserError
@@ -18,20 +19,6 @@ from tf_simclr.export import export_encoder, load_encoder
 from tf_simclr.models.encoders import build_encoder, endpoint_tensors
 
 RNG = np.random.default_rng(0)
-
-
-def small_encoder(channels=3, side=None, name="small", **conv):
-    """Batch normalisation, dropout-free, and swish, whose gradient is a custom one."""
-    layers = tf.keras.layers
-    inputs = tf.keras.Input([side, side, channels])
-    x = layers.Conv2D(4, 3, name="stem", **conv)(inputs)
-    x = layers.BatchNormalization(name="bn")(x)
-    x = layers.Activation("swish", name="block_group1")(x)
-    h = layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")(x)
-    encoder = tf.keras.Model(inputs, h, name=name)
-    bn = encoder.get_layer("bn")  # Statistics that are not those of a fresh layer.
-    bn.set_weights([RNG.random(4) + 0.5 for _ in range(4)])
-    return encoder
 
 
 def images(count=5, side=12, channels=3):
@@ -241,10 +228,6 @@ def test_the_card(tmp_path):
     assert text.startswith("# Encoder resnet18\n")
     for piece in ("digits (train)", "**trained encoder**: 0.9688", "uint8", "hub.KerasLayer"):
         assert piece in text
-
-
-def contents(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("failing", ["model.save", "card", "first rename", "second rename"])

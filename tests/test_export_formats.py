@@ -8,7 +8,7 @@ import pathlib
 import pytest
 import tensorflow as tf
 
-from tests.test_export import contents, small_encoder
+from tests.exported import contents, small_encoder
 from tf_simclr.errors import UserError
 from tf_simclr.export import export_encoder, formats, load_encoder, refresh_card, saved_model
 from tf_simclr.export.exportable import exportable

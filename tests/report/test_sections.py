@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.report.test_report import fill
+from tests.report.filled import fill
 from tf_simclr.errors import UserError
 from tf_simclr.report import page, pictures, write_report
 from tf_simclr.report.page import Section

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.command_line import parse
 from tests.features import small_encoder
 from tests.replicas import mirrored
-from tests.test_flagfiles import parse
 from tf_simclr import distribute, features, tasks
 from tf_simclr.config import Config
 from tf_simclr.evaluation.evaluators import Evaluator

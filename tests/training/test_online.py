@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.replicas import mirrored
-from tests.tasks.test_runs import SMALL, lines, write_images
+from tests.small_runs import SMALL, lines, write_images
 from tf_simclr import tasks
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
