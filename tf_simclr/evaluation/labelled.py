@@ -1,4 +1,4 @@
-"""What the evaluations take, frozen features with their labels: checked once, for all of them."""
+"""Frozen features with their labels, the input of every evaluation, and the checks of both."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Labelled:
       labels: int64 [N], from 0.
       class_names: by label.
       split: what to call it in messages, such as "train[:10%]".
-      h: float32 [N, D]; None before the features are computed.
+      h: float32 [N, D]; empty, [0, 0], before the features are computed.
     """
 
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
     split: str = ""
-    h: np.ndarray | None = None
+    h: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros([0, 0], np.float32))
 
     def with_features(self, h: np.ndarray) -> Labelled:
         """The same split with these features."""
@@ -77,7 +77,7 @@ def checked_labels(name: str, labels, h: np.ndarray) -> np.ndarray:
       h: [N, D] the features they belong to.
 
     Raises:
-      UserError: not so many, no integers, or negative (TFDS's mark of "no label").
+      UserError: another number of labels, not integers, or negative (TFDS marks "no label" so).
     """
     labels = np.asarray(labels)
     if labels.shape != (len(h),):
