@@ -67,7 +67,7 @@ demo: .venv/ready ## pretrain on embedded digits, evaluate, export, report: minu
 	@echo "The encoder, a SavedModel and its card:   $(DEMO_DIR)/encoder/"
 
 test: .venv/ready ## the test suite: 15 to 40 minutes on 2 cores
-	@$(PY) -m pytest -q --durations=15 --numprocesses=2 --dist=loadfile
+	@$(PY) -m pytest -q --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready ## the slow tests
 	@$(PY) -m pytest -q --durations=15 -m slow
