@@ -52,7 +52,8 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
     Raises:
       flags.Error: a flag is unknown, or its value is not of its type; or a flagfile is unreadable.
       UserError: what the earlier run left is damaged; or an encoder comes without the settings that
-        its images need, and the command line does not give them either.
+        its images need, and the command line does not give them either; or a setting is given that
+        the mode does not use.
     """
     left = _parsed(argv, flag_values)
     inherited = _inherited(flag_values)
@@ -109,6 +110,7 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
             settings.pop(label, None)  # It belongs to the earlier data set,
             if any(map(_is_folder, (settings.get(dataset, ""), flag_values[dataset].value))):
                 settings.pop(data_dir, None)  # as the folder does; TFDS sets lie in one data_dir.
+    _refuse_unused(flag_values, settings)
     inherited = {
         name: value
         for name, value in settings.items()
@@ -145,6 +147,17 @@ def _settings_resumed(flag_values: flags.FlagValues) -> dict[str, Any]:
     if run.get("mode") != mode.resumes:
         return {}
     return {name: value for name, value in run.items() if not FIELDS[name].metadata["once"]}
+
+
+def _refuse_unused(flag_values: flags.FlagValues, settings: dict[str, Any]) -> None:
+    """Raises UserError for a setting without effect; a recorded value may be given again."""
+    for name in MODES[flag_values.mode].unused:
+        value = flag_values[name].value
+        if _is_given(flag_values, name) and value != settings.get(name, FIELDS[name].default):
+            raise UserError(
+                f"--mode={flag_values.mode} does not use --{name}; received {value!r}. Leave it "
+                "out."
+            )
 
 
 def _is_given(flag_values: flags.FlagValues, name: str | None) -> bool:

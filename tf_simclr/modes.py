@@ -23,6 +23,7 @@ class Mode:
         from, --init_from or else --workdir.
       defaults: settings whose default differs from the field's in Config, {name: value}.
       only: settings that have one value here, as others would have no effect, {name: value}.
+      unused: settings without effect here: the command line must not change them.
     """
 
     help: str
@@ -33,6 +34,7 @@ class Mode:
     inherits: tuple[str, ...] = ()
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
     only: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
 
 _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
@@ -83,6 +85,10 @@ MODES = {
             "precision": "float32",
             "lineareval_while_pretraining": False,
         },
+        unused=(
+            *("color_jitter_strength", "color_jitter_probability", "grayscale_probability"),
+            *("use_blur", "blur_probability", "num_proj_layers", "proj_out_dim", "temperature"),
+        ),
     ),
     "export": Mode(
         "Write an encoder as a SavedModel and a .keras file.",

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
+from tests.command_line import parse
 from tests.replicas import mirrored
 from tests.small_runs import SMALL, lines, run
-from tf_simclr import flag_defs, tasks
+from tf_simclr import tasks
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
@@ -136,13 +136,6 @@ def test_what_does_not_apply_is_refused_by_name(settings, message):
         Config(**{"mode": "finetune", "workdir": "w", "init_from": "x", **settings})
 
 
-def parse(*arguments):
-    values = flags.FlagValues()
-    flag_defs.define_flags(values)
-    flag_defs.parse(["tf_simclr", *arguments], values)
-    return flag_defs.config_from_flags(values)
-
-
 def test_it_has_defaults_of_its_own(whole, pretrained_run, tmp_path):
     start = ["--mode=finetune", f"--init_from={pretrained_run}", f"--workdir={tmp_path / 'w'}"]
     config = parse(*start)
@@ -155,6 +148,21 @@ def test_it_has_defaults_of_its_own(whole, pretrained_run, tmp_path):
     resumed = parse("--mode=finetune", f"--workdir={whole}")
     assert (resumed.learning_rate, resumed.train_batch_size) == (0.5, 32)
     assert parse("--mode=pretrain", "--workdir=w").optimizer == "lars"
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--temperature=0.7", "--nouse_blur", "--color_jitter_strength=0", "--num_proj_layers=1"],
+)
+def test_what_has_no_effect_may_not_be_given(flag, whole, pretrained_run, tmp_path):
+    name = flag.lstrip("-").removeprefix("no").partition("=")[0]
+    start = [f"--init_from={pretrained_run}", f"--workdir={tmp_path / 'w'}"]
+    with pytest.raises(UserError, match=f"--mode=finetune does not use --{name}; received"):
+        parse("--mode=finetune", *start, flag)
+    with pytest.raises(UserError, match=f"does not use --{name}"):
+        parse("--mode=finetune", f"--workdir={whole}", flag)
+    parse("--mode=pretrain", f"--workdir={tmp_path / 'w'}", flag)
+    parse(f"--flagfile={whole / 'flags.resolved'}", f"--workdir={whole}")  # Its own settings.
 
 
 def test_the_data_service_of_pretraining_is_not_inherited(pretrained_run, tmp_path):
