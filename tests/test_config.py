@@ -9,10 +9,11 @@ import pathlib
 import pytest
 from absl import flags
 
-from tf_simclr.config import Config
+from tf_simclr.config import FIELDS, Config
 from tf_simclr.errors import UserError
 from tf_simclr.flag_defs import config_from_flags, define_flags, flag_table, parse
 from tf_simclr.flagfile import from_flagfile, to_flagfile
+from tf_simclr.modes import MODES
 
 
 def test_defaults_are_valid_and_frozen():
@@ -151,3 +152,12 @@ def test_every_setting_is_explained():
 def test_the_readme_lists_every_flag():
     readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
     assert flag_table() in readme, "put flag_defs.flag_table() between README's flags markers"
+
+
+def test_the_rows_of_modes_name_settings_and_groups_that_exist():
+    groups = {field.metadata["group"] for field in FIELDS.values()}
+    for name, mode in MODES.items():
+        assert set(mode.inherits) <= groups, name
+        named = {*mode.requires, *mode.defaults, *mode.only, *mode.unused}
+        assert named <= FIELDS.keys(), name
+        assert mode.resumes in {"", *MODES}, name

@@ -43,6 +43,12 @@ _NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # While 
 
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
 
+
+def evaluation(help: str) -> Mode:
+    """A mode that evaluates an encoder, on images as its run had them."""
+    return Mode(help, inherits=_ALL_BUT_RUN, only=_NO_EVALUATION)
+
+
 MODES = {
     "pretrain": Mode(
         "Train an encoder on images without labels, or resume such a run.",
@@ -50,15 +56,9 @@ MODES = {
         locks=True,
         resumes="pretrain",
     ),
-    "knn_eval": Mode(
-        "Evaluate an encoder by a vote of nearest neighbours.",
-        inherits=_ALL_BUT_RUN,
-        only=_NO_EVALUATION,
-    ),
-    "linear_eval": Mode(
-        "Evaluate an encoder by linear classifiers, from few and from all labels.",
-        inherits=_ALL_BUT_RUN,
-        only=_NO_EVALUATION,
+    "knn_eval": evaluation("Evaluate an encoder by a vote of nearest neighbours."),
+    "linear_eval": evaluation(
+        "Evaluate an encoder by linear classifiers, from few and from all labels."
     ),
     "finetune": Mode(
         "Train an encoder and a classifier on images with labels.",

@@ -14,6 +14,7 @@ from tests.toy_loss import Pull
 from tf_simclr import losses
 from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.errors import UserError
+from tf_simclr.losses import Contrast, ContrastiveLoss, contrast_of
 from tf_simclr.models.simclr import SimCLR
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -145,3 +146,21 @@ def test_nt_xent_has_both_levels():
         "chance_level": losses.chance_level(8),
         "untrained_level": losses.untrained_level(8, 16, 0.2),
     }
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda loss: loss, r"Careless.contrast must return tf_simclr.Contrast\(loss\); received"),
+        (lambda loss: Contrast(tf.fill([8], loss)), r"scalar loss.*received shape \(8,\)"),
+    ],
+    ids=["no Contrast", "a vector"],
+)
+def test_what_a_loss_returns_is_checked(returned, message):
+    class Careless(ContrastiveLoss):
+        def contrast(self, z_a, z_b):
+            return returned(tf.reduce_mean((z_a - z_b) ** 2))
+
+    z = tf.ones([8, 4])
+    with pytest.raises(UserError, match=message):
+        contrast_of(Careless(), z, z)

@@ -15,6 +15,7 @@ from tf_simclr import distribute, features, tasks
 from tf_simclr.config import Config
 from tf_simclr.evaluation.evaluators import Evaluator
 from tf_simclr.flagfile import to_flagfile
+from tf_simclr.modes import MODES
 from tf_simclr.tasks import build, evaluate
 from tf_simclr.workdir import read_results
 
@@ -162,3 +163,8 @@ def test_the_modes_evaluate_where_the_run_did(arguments, eval_dataset, eval_data
     assert (config.eval_dataset, config.eval_data_dir) == (eval_dataset, eval_data_dir)
     again = parse("--mode=pretrain", f"--workdir={tmp_path}")
     assert (again.eval_every_epochs, again.eval_max_images) == (2.0, 9)
+
+
+@pytest.mark.parametrize("mode", evaluate.EVALUATORS)
+def test_a_mode_that_evaluates_takes_the_images_of_the_run(mode):
+    assert {"Data", "Model"} <= set(MODES[mode].inherits)

@@ -24,8 +24,9 @@ class Format:
       name: how the card and the log call it.
       files: the files and folders that it makes in the export, by name.
       write: (exportable, folder) -> facts for the card, a dictionary, or None. Raises any exception
-        if the encoder cannot be written in this format. An OSError or tf.errors.OpError means that
-        the disk failed, and ends the whole export.
+        if the encoder cannot be written in this format. An OSError or tf.errors.OpError ends the
+        whole export, because the disk failed; FileNotFoundError does not, because a missing program
+        raises it.
       check: (exportable, folder) -> None; raises, as `write` does, if what was written is not the
         encoder. None: only the existence of the files is checked.
       required: whether there is no export without it. Other formats are left out if they fail, and
@@ -72,7 +73,7 @@ def write_formats(found: Exportable, folder: str) -> dict[str, Any]:
 
     Raises:
       UserError: a required format cannot be written.
-      OSError, tf.errors.OpError: the disk failed.
+      OSError: the disk failed.
     """
     facts: dict[str, Any] = {"formats": {}}
     for form in FORMATS:
@@ -82,9 +83,9 @@ def write_formats(found: Exportable, folder: str) -> dict[str, Any]:
         try:
             said = form.write(found, folder) or {}
             _check(form, found, folder)
-        except (OSError, tf.errors.OpError):
-            raise
         except Exception as error:  # Layers of the caller, and converters, can fail in any way.
+            if _is_of_disk(error):
+                raise OSError(f"{form.name}: {error}") from error
             if form.required:
                 raise UserError(
                     f"encoder {found.model.name!r} cannot be exported as {form.name}: "
@@ -98,6 +99,11 @@ def write_formats(found: Exportable, folder: str) -> dict[str, Any]:
             formats = {**facts["formats"], form.name: list(form.files)}
             facts = {**facts, **said, "formats": formats}
     return facts
+
+
+def _is_of_disk(error: Exception) -> bool:
+    of_files = isinstance(error, (OSError, tf.errors.OpError))
+    return of_files and not isinstance(error, FileNotFoundError)
 
 
 def _check(form: Format, found: Exportable, folder: str) -> None:

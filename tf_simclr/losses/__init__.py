@@ -7,7 +7,7 @@ Everything here is computed in float32 whatever the embeddings' dtype.
 """
 
 from tf_simclr.losses.choice import chosen_loss
-from tf_simclr.losses.contrast import Contrast, ContrastiveLoss, replica_share
+from tf_simclr.losses.contrast import Contrast, ContrastiveLoss, contrast_of, replica_share
 from tf_simclr.losses.nt_xent import NTXent, chance_level, nt_xent, untrained_level
 from tf_simclr.losses.spread import alignment, effective_rank, embedding_std, uniformity
 
@@ -18,6 +18,7 @@ __all__ = [
     "alignment",
     "chance_level",
     "chosen_loss",
+    "contrast_of",
     "effective_rank",
     "embedding_std",
     "nt_xent",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_simclr.distribute import num_replicas
+from tf_simclr.errors import UserError
 
 
 class Contrast(NamedTuple):
@@ -78,6 +79,28 @@ class ContrastiveLoss(tf.keras.losses.Loss):
 
     def get_config(self):
         return {"name": self.name}
+
+
+def contrast_of(loss: ContrastiveLoss, z_a: tf.Tensor, z_b: tf.Tensor) -> Contrast:
+    """`loss.contrast(z_a, z_b)`, checked; arguments as there.
+
+    Raises:
+      UserError: it is not a `Contrast`, or its loss is not a scalar. A vector would train too, but
+        on the sum of its entries.
+    """
+    contrast = loss.contrast(z_a, z_b)
+    if not isinstance(contrast, Contrast):
+        raise UserError(
+            f"{type(loss).__name__}.contrast must return tf_simclr.Contrast(loss); received "
+            f"{type(contrast).__name__}."
+        )
+    shape = tf.convert_to_tensor(contrast.loss).shape
+    if shape.rank:
+        raise UserError(
+            f"{type(loss).__name__}.contrast must return a scalar loss, the mean over the pairs; "
+            f"received shape {shape}."
+        )
+    return contrast
 
 
 def replica_share(loss: tf.Tensor) -> tf.Tensor:

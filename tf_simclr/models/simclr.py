@@ -192,7 +192,7 @@ class SimCLR(tf.keras.Model):
         with tf.GradientTape() as tape:
             h = self.encoder(_views(batch), training=True)
             z_a, z_b = tf.split(self.projection_head(h, training=True), 2)
-            contrast = self.contrastive_loss.contrast(z_a, z_b)
+            contrast = losses.contrast_of(self.contrastive_loss, z_a, z_b)
             penalty = penalties([self.encoder, self.projection_head])
             loss = losses.replica_share(contrast.loss + penalty)
         self.optimizer.minimize(loss, self.learned_variables, tape=tape)
@@ -203,7 +203,7 @@ class SimCLR(tf.keras.Model):
         z_a, z_b, backward = forward(self._network, batch, _views, self.micro_batch_size)
         with tf.GradientTape() as tape:
             tape.watch([z_a, z_b])
-            contrast = self.contrastive_loss.contrast(z_a, z_b)
+            contrast = losses.contrast_of(self.contrastive_loss, z_a, z_b)
             loss = losses.replica_share(contrast.loss)
         upstream = [*tape.gradient(loss, [z_a, z_b]), losses.replica_share(tf.ones([]))]
         if self._can_skip:
@@ -229,7 +229,7 @@ class SimCLR(tf.keras.Model):
 
         parts = MicroBatches(batch, self.micro_batch_size)
         z_a, z_b = parts.map(embed, (tf.float32, tf.float32))
-        self._observed.update(self.contrastive_loss.contrast(z_a, z_b), z_a, z_b)
+        self._observed.update(losses.contrast_of(self.contrastive_loss, z_a, z_b), z_a, z_b)
         if labelled is not None:
             self._probe_loss(*labelled)
         return {mean.name: mean.result() for mean in self.metrics}

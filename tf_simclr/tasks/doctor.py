@@ -17,7 +17,7 @@ from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import printable
-from tf_simclr.losses import ContrastiveLoss
+from tf_simclr.losses import ContrastiveLoss, contrast_of
 from tf_simclr.tasks import build
 from tf_simclr.training.memory import available_bytes, peak_bytes
 
@@ -172,7 +172,7 @@ def _with_gradient(loss: ContrastiveLoss):
     def compute(z_a, z_b):
         with tf.GradientTape() as tape:
             tape.watch([z_a, z_b])
-            contrast = loss.contrast(z_a, z_b)
+            contrast = contrast_of(loss, z_a, z_b)
         return contrast, tape.gradient(contrast.loss, [z_a, z_b])
 
     return compute

@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_simclr import storage
@@ -21,7 +22,7 @@ def write_result(workdir: str, mode: str, numbers: dict[str, Any]) -> None:
     folder = os.path.join(workdir, "results")
     with storage.naming(folder):
         gfile.makedirs(folder)
-    text = json.dumps(numbers, indent=2) + "\n"
+    text = json.dumps(numbers, indent=2, default=_plain) + "\n"
     storage.write_whole(os.path.join(folder, f"{mode}.json"), text)
 
 
@@ -74,6 +75,13 @@ def results_and_files(workdir: str) -> dict[str, tuple[dict[str, Any], str]]:
         if not isinstance(numbers, dict):
             raise _damaged(path)
     return results
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's; `json` refuses them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON.")
 
 
 def _object(path: str) -> dict[str, Any]:
