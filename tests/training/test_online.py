@@ -192,7 +192,7 @@ def test_the_guard_does_not_look_at_lines_that_an_evaluation_brought_about(tmp_p
     from tf_simclr.training.guards import Guard
 
     seen = []
-    monkeypatch.setattr(Guard, "look", lambda self, metrics: seen.append(metrics["step"]))
+    monkeypatch.setattr(Guard, "check", lambda self, metrics: seen.append(metrics["step"]))
     run(tmp_path, eval_every_epochs=EVERY)
     assert seen == [2, 4, 6, 8]
 

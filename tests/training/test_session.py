@@ -73,7 +73,7 @@ def test_damaged_results_are_named(name, content, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
-    with pytest.raises(UserError, match=f"{name} is not a JSON object; restore it"):
+    with pytest.raises(UserError, match=f"{name} is not a JSON object of results; restore it"):
         Workdir(str(tmp_path)).check_is_of(identity())
 
 
