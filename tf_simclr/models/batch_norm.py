@@ -1,8 +1,8 @@
 """Batch normalisation: synchronised across replicas or not, and plain copies of a model.
 
-Keras' own layer does both; on one replica the fused kernel is faster, across replicas the
-statistics must be those of the global batch (paper, section 2.2). Switching it in place reaches
-every encoder, keras-cv's and a user's own included.
+Keras' own layer does both: on one replica the fused kernel is faster; across replicas the
+statistics must be those of the global batch (paper, section 2.2). The layers are switched in place,
+so this works for every encoder, also for keras-cv's and users' own.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ def synchronize_batch_norm(model: tf.keras.layers.Layer, enabled: bool = True) -
     """Switches every BatchNormalization below `model`, however deep, in place.
 
     Args:
-      model: a model or layer; traced functions keep what they were traced with.
-      enabled: statistics over all replicas, else each replica's own with the fused kernel.
+      model: a model or layer. Functions traced earlier do not change.
+      enabled: True: statistics over all replicas; False: per replica, with the fused kernel.
 
     Returns:
-      How many layers there are.
+      The number of such layers.
     """
     found = batch_norm_layers(model)
     for layer in found:
         layer.synchronized = enabled
         layer.fused = False if enabled else _fused(layer)
-        # The fused kernel moves the variance by the unbiased estimate, the synchronised form by the
-        # biased one: 1 % apart on a 2 x 2 map of 32 images. With this switch of Keras' (private;
-        # TensorFlow is pinned) one replica and many keep the same statistics.
+        # The fused kernel updates the moving variance with the unbiased estimate, the synchronised
+        # form with the biased one: 1 % apart on a 2 x 2 map of 32 images. With this private switch
+        # of Keras (TensorFlow is pinned) one replica and many keep the same statistics.
         layer._bessels_correction_test_only = False
     return len(found)
 
 
 def _fused(layer) -> bool | None:
-    """Whether Keras has a fused kernel for the layer, which it has for images only.
+    """Whether Keras has a fused kernel for the layer: only if the layer's inputs are images.
 
-    None: it was never built (keras-cv makes some it does not use) and decides when it is.
+    None if the layer was never built (keras-cv creates some that it does not use): it then decides
+    when it is built.
     """
     if not layer._fused_can_be_used():
         return False
@@ -57,7 +58,7 @@ def _fused(layer) -> bool | None:
 
 
 def batch_norm_layers(model: tf.keras.layers.Layer) -> list[tf.keras.layers.BatchNormalization]:
-    """Every BatchNormalization below `model`, the layers inside layers included."""
+    """Every BatchNormalization below `model`, including layers inside layers."""
     return [x for x in layers_of(model) if isinstance(x, tf.keras.layers.BatchNormalization)]
 
 
@@ -69,7 +70,7 @@ def layers_of(model: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
 
 @contextlib.contextmanager
 def plain_form(model: tf.keras.Model) -> Iterator[None]:
-    """Gives the model itself plain batch normalisation and unfreezes it inside a `with` block.
+    """Within a `with` block, gives the model itself plain batch normalisation and unfreezes it.
 
     With every layer trainable, `model.weights` has the same order for every copy of a model.
     """
@@ -99,7 +100,7 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
       UserError: the model cannot be rebuilt from its get_config().
     """
     policy = tf.keras.mixed_precision.global_policy()
-    # Layers made inside other layers (keras-cv's blocks) follow the global policy, not a config.
+    # Layers created by other layers (keras-cv's blocks) use the global policy, not a config.
     tf.keras.mixed_precision.set_global_policy(_PLAIN)
     try:
         with tf.keras.saving.custom_object_scope(_classes(model)):
@@ -122,7 +123,7 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
 
 
 def _classes(model) -> dict[str, type]:
-    """The classes of a model's layers that Keras does not find by itself, by name."""
+    """{name: class} of a model's layers whose classes Keras cannot find by itself."""
     classes = {type(layer) for layer in layers_of(model)}
     return {kind.__name__: kind for kind in classes if not _is_found(kind)}
 

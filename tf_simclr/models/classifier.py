@@ -1,4 +1,4 @@
-"""Fine-tuning: an encoder with a linear classifier on h, all of it or its upper part trained."""
+"""Fine-tuning: trains all or the upper part of an encoder with a linear classifier on h."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def classifier(
 ) -> tf.keras.Model:
     """Puts a linear classifier on the representation (SimCLR, arXiv:2002.05709, appendix B.5).
 
-    Frozen layers run in inference mode: their batch normalisation neither uses nor moves batch
-    statistics. Differs from google-research/simclr (tf2/resnet.py), where frozen blocks went on
-    moving theirs.
+    Frozen layers run in inference mode: their batch normalisation uses moving statistics and does
+    not update them. Differs from google-research/simclr (tf2/resnet.py), where frozen blocks
+    continue to update theirs.
 
     Args:
       encoder: images to h [N, D]; shares its variables with the result.
-      num_classes: of the labels, 0 to num_classes - 1.
+      num_classes: the labels are 0 to num_classes - 1.
       fine_tune_after_block: -1 trains everything, 0 all but the stem, 1 to 3 the block groups
         after that one, 4 the classifier only.
 
@@ -66,15 +66,15 @@ def _frozen_layers(encoder, fine_tune_after_block):
 
 
 class ClassifierTraining(tf.keras.Model):
-    """How a classifier is trained. The classifier itself stays a plain Keras model.
+    """Trains a classifier, which itself stays a plain Keras model.
 
-    A step takes (images [n, H, W, C] float32, labels [n] int), and minimises the mean cross-entropy
+    A step takes (images [n, H, W, C] float32, labels [n] int) and minimises the mean cross-entropy
     over the global batch plus the layers' own penalties.
 
     Attributes:
       classifier: from images to logits [n, classes].
       skip_bad_steps: whether a step whose gradient is NaN or infinite leaves weights, optimiser and
-        moving statistics as they were; the metric `skipped_steps` counts those.
+        moving statistics as they were; the metric `skipped_steps` counts such steps.
     """
 
     def __init__(self, classifier: tf.keras.Model, skip_bad_steps: bool = False):
@@ -102,14 +102,14 @@ class ClassifierTraining(tf.keras.Model):
             step = counting_skips(step, self.optimizer, moving, self._skipped)
         for mean, values in zip(self._means, step(*data)):
             weights = None
-            if self.skip_bad_steps:  # Left out of the means, as out of the weights.
+            if self.skip_bad_steps:  # Skipped steps do not enter the means either.
                 weights = tf.cast(tf.math.is_finite(values), tf.float32)
                 values = tf.where(tf.math.is_finite(values), values, 0.0)
             mean.update_state(values, sample_weight=weights)
         return {metric.name: metric.result() for metric in self.metrics}
 
     def _minimize(self, images, labels):
-        """Returns the cross-entropy [n], and whether the label is the most likely class [n]."""
+        """Returns the cross-entropy [n], and whether the label is the top class [n]."""
         with tf.GradientTape() as tape:
             logits = self.classifier(images, training=True)
             each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -11,18 +11,18 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError, brief
 
-_SMALLEST_SCALE = 0.1  # Rescaling(1 / 255) lies far below it, any adjustment of contrast above.
+_SMALLEST_SCALE = 0.1  # Rescaling(1 / 255) is far below, any adjustment of contrast above.
 
 
 def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[None, int]]:
     """Finds an encoder's input and output, and checks that it can be trained on images.
 
     Args:
-      encoder: as `encoder_shapes`.
+      encoder: as in `encoder_shapes`.
 
     Returns:
-      (the images, [None, H, W, C] float32, where H and W are None if the encoder takes any size,
-      whatever size it was called with; the shape of h, (None, D)).
+      (spec of the images, [None, H, W, C] float32; shape of h, (None, D)). H and W are None if the
+      encoder takes images of any size, even if it was built on one size.
 
     Raises:
       UserError: as `encoder_shapes`; or it takes integers, or divides images in [0, 1] by 255.
@@ -51,8 +51,8 @@ def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
       encoder: a Keras model or layer, built.
 
     Returns:
-      ((None, H, W, C), (None, D)). H and W are None where a functional model takes any size; for
-      other models they are those of the images that it was first called with.
+      ((None, H, W, C), (None, D)). H and W are None if a functional model takes any size; for
+      other models they are those of the images that the model was first called on.
 
     Raises:
       UserError: it is not a Keras layer, was never built, does not map one tensor of images to one
@@ -86,24 +86,24 @@ def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
 
 
 def is_functional(model: tf.keras.layers.Layer) -> bool:
-    """Whether a model is what its graph of layers says, as functional and Sequential ones are."""
+    """Whether a model's graph of layers defines it, as for functional and Sequential models."""
     functional = tf.keras.Sequential.__base__
     own = (functional.call, tf.keras.Sequential.call)
     return getattr(model, "_is_graph_network", False) and type(model).call in own
 
 
 def trace_on_images(encoder: tf.keras.layers.Layer, shape: Sequence[int | None]):
-    """Traces an encoder in inference mode, which shows whether images are too small for it.
+    """Traces an encoder in inference mode, which fails if images are too small for it.
 
     Args:
       encoder: a Keras model or layer.
-      shape: (N, H, W, C). With H and W known, layers that would have no pixel left fail.
+      shape: (N, H, W, C). With H and W known, layers fail whose output would have no pixels.
 
     Returns:
-      A concrete function from images float32 of that shape to h.
+      A concrete function from float32 images of that shape to h.
 
     Raises:
-      UserError: the encoder fails on such images, with the reason.
+      UserError: the encoder fails on such images; the message gives the reason.
     """
     try:
         function = tf.function(lambda images: encoder(images, training=False))
@@ -116,7 +116,7 @@ def trace_on_images(encoder: tf.keras.layers.Layer, shape: Sequence[int | None])
 
 
 def build_head(head: tf.keras.layers.Layer, h: tuple[None, int]) -> None:
-    """Builds the projection head, if it is not built, and checks what it returns.
+    """Builds the projection head, unless it is built, and checks its output.
 
     Raises:
       UserError: it is not a Keras layer, or does not map h [N, D] to one [N, any] tensor.
@@ -158,7 +158,7 @@ def _input_shape(encoder) -> tuple:
 
 
 def _takes_any_size(encoder, taken: tuple, given: tuple) -> bool:
-    """Whether an encoder without a declared input also takes images of other sizes than `taken`."""
+    """Whether an encoder without a declared input also takes other image sizes than `taken`."""
     deferred = isinstance(encoder, tf.keras.Sequential) and is_functional(encoder)
     deferred = deferred and not encoder._has_explicit_input_shape
     if None in taken[1:] or not (deferred or getattr(encoder, "inputs", None) is None):
@@ -170,7 +170,7 @@ def _takes_any_size(encoder, taken: tuple, given: tuple) -> bool:
 
     traced = tf.function(through_layers if deferred else lambda x: encoder(x, training=False))
     _, height, width, channels = taken
-    # With an unknown size alone, Dense after Flatten is traced without an error.
+    # An unknown size is not enough: Dense after Flatten would be traced without an error.
     for size in ((2 * height, 2 * width), (None, None)):
         images = tf.TensorSpec([None, *size, channels], tf.float32)
         try:
@@ -183,7 +183,7 @@ def _takes_any_size(encoder, taken: tuple, given: tuple) -> bool:
 
 
 def _shapes_in(structure) -> list[tuple]:
-    """The shapes in what `get_build_config` has of an input: one, or several in a structure."""
+    """The input shapes in a build config: a single one, or several in a structure."""
     if isinstance(structure, dict):
         return [shape for part in structure.values() for shape in _shapes_in(part)]
     if all(isinstance(size, int) or size is None for size in structure):
@@ -192,7 +192,7 @@ def _shapes_in(structure) -> list[tuple]:
 
 
 def _output_of(head, spec):
-    """The shape of what a projection head returns, or a structure of shapes."""
+    """The shape of a projection head's output, or a structure of shapes."""
     traced = tf.function(lambda x: head(x, training=False), autograph=False)
     try:
         outputs = traced.get_concrete_function(spec).structured_outputs
@@ -205,11 +205,11 @@ def _output_of(head, spec):
 
 
 def _check_scale(encoder) -> None:
-    """Refuses an encoder that takes 0 to 255, such as those of tf.keras.applications.
+    """Raises UserError for an encoder that expects 0 to 255, as some of tf.keras.applications do.
 
-    Given [0, 1] it sees almost black images, and its vectors are nearly the same.
+    Images in [0, 1] would look almost black to it, and its outputs would be nearly equal.
     """
-    # Behind a layer with weights, Rescaling scales features, as residual branches do.
+    # After a layer with weights, Rescaling scales features, as residual branches do.
     first = itertools.takewhile(lambda layer: not layer.weights, _layers_in_order(encoder))
     scales = [x.scale for x in first if isinstance(x, tf.keras.layers.Rescaling)]
     scale = np.prod([np.max(np.abs(scale)) for scale in scales])
@@ -223,7 +223,7 @@ def _check_scale(encoder) -> None:
 
 
 def _layers_in_order(model) -> Iterator[tf.keras.layers.Layer]:
-    """The layers that images pass, from the first; none of a model that is not functional."""
+    """A functional model's layers in order, nested ones flattened; none for other models."""
     for layer in model.layers if is_functional(model) else ():
         if is_functional(layer):
             yield from _layers_in_order(layer)

@@ -1,7 +1,7 @@
 """Base encoders by name: our ResNets, and keras-cv's backbones with global average pooling.
 
-keras-cv's named backbones fetch their configuration from a hub even without weights; here they are
-built from the stacks of their papers, with no network.
+keras-cv's named backbones download their configuration even without weights. Here they are built
+from the stacks in their papers, without network access.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _DENSENETS = {
     "densenet201": (6, 12, 48, 32),
 }
 
-# Pooling between dense blocks leaves nothing of smaller images.
+# The pooling between dense blocks would reduce smaller images to nothing.
 _SMALLEST_IMAGE = dict.fromkeys(_DENSENETS, 29)
 
 ENCODERS = tuple(sorted([*_RESNETS, *_EFFICIENTNETS_V2, *_RESNETS_V2, *_DENSENETS]))
@@ -69,13 +69,13 @@ def build_encoder(
     se_ratio: float = 0.0,
     batch_norm_decay: float = 0.9,
 ) -> tf.keras.Model:
-    """Builds an encoder with random weights. Any Keras model of one's own serves as well.
+    """Builds an encoder with random weights. Any other Keras model can be used instead.
 
     Args:
       name: one of `ENCODERS`.
       image_size: side of the images. It decides the stem of our ResNets; DenseNets need 29 pixels.
-      width_multiplier, sk_ratio, se_ratio, batch_norm_decay: as `resnet`; for our ResNets only
-        (others have their own decay).
+      width_multiplier, sk_ratio, se_ratio, batch_norm_decay: as in `resnet`, for our ResNets only;
+        other encoders have their own decay.
       channels: of the images.
 
     Returns:
@@ -123,11 +123,11 @@ def build_encoder(
 
 
 def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
-    """What an encoder computes on the way, by name.
+    """An encoder's intermediate tensors, by name.
 
     Args:
-      encoder: a functional model; of our ResNets the stem and every block group are found by name,
-        of others the last image-shaped tensor of every resolution is called level1, level2, ...
+      encoder: a functional model. For our ResNets these are the stem and every block group; for
+        others the last image-shaped tensor of every resolution, called level1, level2, ...
 
     Returns:
       Keras tensors by name; "final_avg_pool" is h.
@@ -146,9 +146,10 @@ def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
 
 
 def _last_of_each_size(encoder) -> list:
-    """The last [N, H, W, C] tensor at every resolution, the largest first."""
+    """The last [N, H, W, C] tensor at every resolution, largest first."""
     sizes = {}
-    # Not `layer.output`: a nested model's belongs to its own graph, a shared layer's is ambiguous.
+    # Not `layer.output`: that of a nested model belongs to its own graph, that of a shared layer is
+    # ambiguous.
     nodes = [
         node for depth in sorted(encoder._nodes_by_depth) for node in encoder._nodes_by_depth[depth]
     ]
@@ -160,7 +161,7 @@ def _last_of_each_size(encoder) -> list:
         return []
     height, width, channels = encoder.input_shape[1:]
     images = tf.keras.Input([height or 256, width or 256, channels])
-    # Traced: Keras' compute_output_shape stops at TensorFlow operations such as `x * 2`.
+    # Traced, because Keras' compute_output_shape fails on TensorFlow operations such as `x * 2`.
     found = tf.nest.flatten(tf.keras.Model(encoder.input, tensors)(images))
     for tensor, fixed in zip(tensors, found):
         sizes[tuple(fixed.shape[1:3])] = tensor

@@ -13,16 +13,16 @@ _EPSILON, _DECAY = 1e-5, 0.9
 
 @tf.keras.utils.register_keras_serializable(package="tf_simclr")
 class ProjectionHead(tf.keras.layers.Layer):
-    """Dense layers with batch normalisation, ReLU between them.
+    """Dense layers with batch normalisation, and ReLU between them.
 
-    Layers 1 to n - 1: Dense, batch normalisation, ReLU, as wide as h; layer n: Dense to `out_dim`,
-    batch normalisation without offset (SimCLR, arXiv:2002.05709, section 4.2; SimCLRv2,
-    arXiv:2006.10029, section 2.1; details as google-research/simclr, tf2/model.py).
+    Layers 1 to n - 1: Dense, batch normalisation, ReLU, as wide as h. Layer n: Dense to `out_dim`,
+    batch normalisation without offset. (SimCLR, arXiv:2002.05709, section 4.2; SimCLRv2,
+    arXiv:2006.10029, section 2.1; details as in google-research/simclr, tf2/model.py.)
 
     Attributes:
       num_layers: n; 2 in SimCLR, 3 in SimCLRv2; 1: linear; 0: z is h.
       out_dim: D of z.
-      hidden_dim: width of the layers between; None: that of h.
+      hidden_dim: width of layers 1 to n - 1; None: that of h.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ProjectionHead(tf.keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name=f"norm_{i + 1}",
             )
-            # Without scopes all kernels would be called "kernel", and HDF5 refuses equal names.
+            # Without scopes all kernels would be named "kernel"; HDF5 does not accept equal names.
             for layer, size in ((dense, width), (norm, units)):
                 with tf.name_scope(layer.name):
                     layer.build([None, size])
@@ -72,13 +72,15 @@ class ProjectionHead(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=False, num_layers: int | None = None):
-        """z of h [N, D]; with `num_layers`, what that many layers give (SimCLRv2 tunes from there).
+        """Computes z from h [N, D].
+
+        With `num_layers`, applies only that many layers: SimCLRv2 fine-tunes from there.
 
         Returns:
-          float32 [N, out_dim].
+          float32 [N, out_dim], or as wide as the last layer applied.
 
         Raises:
-          UserError: `num_layers` is none of 0 to the head's own.
+          UserError: `num_layers` is not in [0, self.num_layers].
         """
         if num_layers is not None and num_layers not in range(self.num_layers + 1):
             raise UserError(

@@ -1,7 +1,7 @@
-"""ResNet as SimCLR's reference defines it: the paper's base encoder f, and SimCLRv2's.
+"""ResNet as in SimCLR's reference: the base encoder f of the paper, and that of SimCLRv2.
 
-A functional Keras model of plain layers, so that its `.keras` file needs no tf_simclr. Facts that
-differ from torchvision's and Keras' ResNets, all from google-research/simclr (tf2/resnet.py):
+A functional Keras model of plain layers, so that its `.keras` file loads without tf_simclr. It
+differs from torchvision's and Keras' ResNets as google-research/simclr (tf2/resnet.py) does:
 the first block of every group has a projection shortcut, also in group 1 of ResNet-18 and 34; the
 stride is in the 3x3 convolution; the last gamma of every block starts at 0; padding is symmetric.
 He et al. 2015, arXiv:1512.03385; selective kernels: arXiv:1903.06586; ResNet-D: arXiv:1812.01187;
@@ -27,7 +27,7 @@ BLOCKS = {
     152: (True, (3, 8, 36, 3)),
     200: (True, (3, 24, 36, 3)),
 }
-SMALL_IMAGE = 32  # Up to this side: a 3x3 stem that keeps the resolution.
+SMALL_IMAGE = 32  # Images up to this side get a 3x3 stem that keeps the resolution.
 
 _EPSILON = 1e-5
 _SK_LEAST_WIDTH = 32
@@ -44,13 +44,13 @@ def resnet(
     batch_norm_decay: float = 0.9,
     name: str | None = None,
 ) -> tf.keras.Model:
-    """Builds a ResNet without classifier.
+    """Builds a ResNet without a classifier.
 
     Args:
       depth: 18, 34, 50, 101, 152 or 200.
       image_size: decides the stem only; the model takes images of any size.
       channels: of the images.
-      width_multiplier: of all widths; fractions make small models.
+      width_multiplier: multiplies all widths; may be a fraction.
       sk_ratio: > 0: selective kernels with ResNet-D stem and shortcuts, 0.0625 in SimCLRv2; in
         bottleneck blocks (depth >= 50).
       se_ratio: > 0: squeeze and excitation after each block.
@@ -87,7 +87,7 @@ def resnet(
             strides = 2 if block == 0 and group > 1 else 1
             make = net.bottleneck if bottleneck else net.basic
             x = make(x, net.width(64 * 2 ** (group - 1)), strides, block == 0, prefix, last)
-    # float32 also under mixed precision: h is what everything downstream measures.
+    # float32 even under mixed precision, because everything downstream measures h.
     x = layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")(x)
     return tf.keras.Model(images, x, name=name or f"resnet{depth}")
 
@@ -103,7 +103,7 @@ def _check_number(argument, value, kind, low, high):
 
 
 class _Net:
-    """What the parts of one ResNet have in common."""
+    """Builds the parts of one ResNet, which share its settings."""
 
     def __init__(self, width_multiplier, sk_ratio, se_ratio, batch_norm_decay):
         self.width_multiplier = width_multiplier
@@ -115,7 +115,7 @@ class _Net:
 
     def conv(self, x, filters, kernel, strides, name):
         if strides > 1 and kernel > 1:
-            # Symmetric padding whatever the size; SAME would pad after the image only.
+            # Symmetric padding at any size. "same" would pad an even side more at its end.
             before = (kernel - 1) // 2
             pad = (before, kernel - 1 - before)
             x = layers.ZeroPadding2D((pad, pad), name=f"{name}_pad")(x)
@@ -189,7 +189,7 @@ class _Net:
         return layers.ReLU(name=last)(layers.Add(name=f"{prefix}_add")([x, shortcut]))
 
     def selective_kernel(self, x, filters, strides, name):
-        """Two 3x3 streams, mixed by a softmax over the two, computed from their sum."""
+        """Two 3x3 streams, mixed by softmax weights that are computed from their sum."""
         x = self.conv_norm_relu(x, 2 * filters, 3, strides, name)
         first, second = _halves(x, filters, name)
         pooled = layers.Add(name=f"{name}_sum")([first, second])
@@ -197,7 +197,7 @@ class _Net:
         middle = max(int(filters * self.sk_ratio), _SK_LEAST_WIDTH)
         mixing = self.conv_norm_relu(pooled, middle, 1, 1, f"{name}_squeeze")
         mixing = self.conv(mixing, 2 * filters, 1, 1, f"{name}_mix_conv")
-        # A softmax over two is a sigmoid of their difference.
+        # A softmax over two logits is the sigmoid of their difference.
         share = layers.Subtract(name=f"{name}_mix")(_halves(mixing, filters, f"{name}_mix"))
         share = layers.Activation("sigmoid", name=f"{name}_share")(share)
         difference = layers.Subtract(name=f"{name}_difference")([first, second])
@@ -205,7 +205,7 @@ class _Net:
         return layers.Add(name=f"{name}_out")([second, weighted])
 
     def squeeze_excite(self, x, filters, name):
-        """A gate for each channel, from their means; its width follows the block's inner width."""
+        """Gates each channel, from the channel means; the width follows the block's inner width."""
         gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
         for part, width, activation in (
             ("reduce", max(1, int(filters * self.se_ratio)), "relu"),
@@ -222,9 +222,9 @@ class _Net:
 
 
 def _halves(x, filters, name):
-    """Both halves of the channels, without a class of our own, which the file would then need."""
+    """Both halves of the channels, without a custom layer, which the saved file would need."""
     halves = [x[:, :, :, :filters], x[:, :, :, filters:]]
     for half, part in zip(halves, ("first", "second")):
-        # Keras numbers such layers over the whole process; a model's names must not depend on that.
+        # Keras numbers such layers per process; a model's layer names must not depend on that.
         half._keras_history.layer._name = f"{name}_{part}"
     return halves

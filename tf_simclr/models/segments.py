@@ -1,4 +1,4 @@
-"""An encoder's blocks, found in its graph: where rematerialisation may cut it."""
+"""Finds an encoder's blocks in its graph, where rematerialisation can cut it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from tf_simclr.errors import UserError
 
 
 def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
-    """An encoder in segments that begin where its blocks begin; they share the encoder's weights.
+    """Splits an encoder where its blocks begin; the segments share the encoder's weights.
 
-    A residual or dense block begins where a tensor, alone, is read by several layers, or by a layer
-    that is made of layers.
+    A residual or dense block begins at a tensor that is read by several layers, or by a layer made
+    of layers, if no earlier tensor is read after it.
 
     Raises:
-      UserError: the encoder is no functional model, or has no such place.
+      UserError: the encoder is not a functional model, or has no such tensor.
     """
     if not hasattr(encoder, "_nodes_by_depth"):
         raise UserError(
@@ -31,7 +31,7 @@ def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
     for position, node in enumerate(nodes):
         for tensor in tf.nest.flatten(node.keras_inputs):
             readers.setdefault(id(tensor), []).append(position)
-    # A tensor is alone when nothing made before it is read after it.
+    # `last_read` is the last position where any tensor made so far is read.
     last_read, cuts = max(readers[id(encoder.input)]), []
     for position, node in enumerate(nodes):
         outputs = tf.nest.flatten(node.outputs)

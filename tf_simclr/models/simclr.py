@@ -30,36 +30,36 @@ class SimCLR(tf.keras.Model):
     `fit` takes `two_view_dataset`, or any dataset of (view_a, view_b), each [N, H, W, C] of floats
     in [0, 1] or of uint8, which is divided by 255; labels after them, ((view_a, view_b), labels),
     are ignored. With a probe it takes pairs (one of these as above, (images, labels)): the probe is
-    a linear classifier on stop_gradient(h), with its own labelled images and its own optimiser, and
-    shows how good the representation is while it trains; it teaches the encoder nothing. Batches of
-    another form, and float images far outside [0, 1], are refused with a UserError before the first
-    step (`models/inputs.py`).
+    a linear classifier on stop_gradient(h), with its own labelled images and its own optimiser. It
+    shows how good the representation is during training and has no effect on the encoder. Batches
+    of another form, and float images far outside [0, 1], raise a UserError before the first step
+    (`models/inputs.py`).
 
     Under a strategy with several replicas the batch normalisation of encoder and head is
     synchronised, and the negatives are those of the global batch.
 
-    With `micro_batch_size=M` a step needs the activations of M images only, whatever the batch: it
-    goes through the batch twice, M consecutive images at a time (gradient caching, Gao et al. 2021,
-    arXiv:2101.06983). Without batch normalisation the gradient is that of the whole batch. With it,
-    statistics are those of M images of one replica, synchronised or not asked for ("ghost" batch
-    normalisation), moving averages move once for every M images, and under several replicas are
-    their mean. `rematerialize` instead recomputes the inside of every residual block on the way
-    back, with the statistics of the whole batch. Both combine.
+    With `micro_batch_size=M` a step holds the activations of M images only, however large the
+    batch: it goes through the batch twice, M consecutive images at a time (gradient caching, Gao et
+    al. 2021, arXiv:2101.06983). Without batch normalisation the gradient is that of the whole
+    batch. With it, statistics are those of M images of one replica, even with `global_batch_norm`
+    ("ghost" batch normalisation); moving averages are updated once for every M images, and averaged
+    over the replicas. `rematerialize` instead recomputes the inside of every residual block in the
+    backward pass, with the statistics of the whole batch. The two can be combined.
 
     Attributes:
-      encoder: f, a Keras model or layer from images [N, H, W, C] float32 to h [N, D]: functional,
-        or of any other kind that has been called once, on images of any size that it takes.
+      encoder: f, a Keras model or layer from images [N, H, W, C] float32 to h [N, D]. Unless it is
+        functional, it must have been called once, on images of any size that it takes.
       projection_head: g, a layer from h to z; default `ProjectionHead()`.
-      contrastive_loss: what the constructor calls `loss`, a `losses.ContrastiveLoss`; there
-        `temperature=T` is short for `loss=NTXent(T)`. Keras has a `loss` of its own in a model.
+      contrastive_loss: a `losses.ContrastiveLoss`, the constructor's argument `loss`
+        (`temperature=T` is short for `loss=NTXent(T)`). Keras models already have another `loss`.
       probe_classes: number of classes of the online probe; 0: no probe.
       global_batch_norm: whether to synchronise batch normalisation across replicas.
-      micro_batch_size: M, images that a replica has in work at a time; None: all. It divides the
-        replica's batch, whose size is known in advance.
-      rematerialize: whether to compute the activations inside residual blocks twice; for encoders
-        that are functional models.
+      micro_batch_size: M, images that a replica processes at a time; None: all. It must divide the
+        replica's batch, whose size must be static.
+      rematerialize: whether to recompute the activations inside residual blocks in the backward
+        pass; for encoders that are functional models.
       skip_bad_steps: whether a step whose gradient is NaN or infinite leaves weights, optimiser and
-        moving statistics as they were; the metric `skipped_steps` counts those.
+        moving statistics as they were; the metric `skipped_steps` counts such steps.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class SimCLR(tf.keras.Model):
         self._observed = StepMetrics(ranks, bool(probe_classes), finite_only=skip_bad_steps)
         self._pairs = Pairs(images, bool(probe_classes), num_replicas())
         self._images = Images(images)
-        # Keras finds these out in a model's first `__call__`, which training never makes; saving as
-        # a SavedModel needs them.
+        # Saving as a SavedModel needs these. Keras sets them in a model's first `__call__`, but
+        # training never calls the model.
         self._set_save_spec(images)
         self.built = True
 
     def compile(self, optimizer="rmsprop", probe_optimizer=None, **kwargs):
-        """As `keras.Model.compile`, without a loss: the constructor takes that.
+        """As `keras.Model.compile`, but without a loss, which the constructor takes.
 
         Args:
           optimizer: for encoder and projection head.
@@ -127,7 +127,7 @@ class SimCLR(tf.keras.Model):
             )
         optimizer = tf.keras.optimizers.get(optimizer)
         if self.skip_bad_steps and self.dtype_policy.name != "mixed_float16":
-            optimizer = skipping(optimizer)  # Of mixed float16 Keras makes the like itself.
+            optimizer = skipping(optimizer)  # For mixed_float16 Keras wraps the optimiser itself.
         super().compile(optimizer=optimizer, **kwargs)
         self.probe_optimizer = tf.keras.optimizers.get(probe_optimizer or "adam")
 
@@ -137,7 +137,7 @@ class SimCLR(tf.keras.Model):
 
     @property
     def learned_variables(self) -> list[tf.Variable]:
-        """What `optimizer` trains: the weights of f and g, not the probe's."""
+        """The variables that `optimizer` trains: those of f and g, not of the probe."""
         return self.encoder.trainable_variables + self.projection_head.trainable_variables
 
     def call(self, inputs, training=False):
@@ -164,13 +164,13 @@ class SimCLR(tf.keras.Model):
             return super().fit(x, y, batch_size, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        """As `keras.Model.evaluate`, of batches as `fit` takes them."""
+        """As `keras.Model.evaluate`, on batches as `fit` takes them."""
         given = _EVALUATE.bind(self, x, y, batch_size, *args, **kwargs).arguments
         with checked(self._pairs, x, y, batch_size, steps=given.get("steps")) as x:
             return super().evaluate(x, y, batch_size, *args, **kwargs)
 
     def predict(self, x, batch_size=None, *args, **kwargs):
-        """h [N, D] of images [N, H, W, C], as `keras.Model.predict`."""
+        """Computes h [N, D] of images [N, H, W, C], as `keras.Model.predict`."""
         with checked(self._images, x, None, batch_size) as x:
             return super().predict(x, batch_size, *args, **kwargs)
 
@@ -199,7 +199,7 @@ class SimCLR(tf.keras.Model):
         return contrast, z_a, z_b
 
     def _minimize_recomputing(self, batch):
-        """The same with few activations kept: the gradient stops at z and goes on from there."""
+        """The same step, keeping few activations: backpropagates to z, then through g and f."""
         z_a, z_b, backward = forward(self._network, batch, _views, self.micro_batch_size)
         with tf.GradientTape() as tape:
             tape.watch([z_a, z_b])
@@ -293,7 +293,7 @@ class SimCLR(tf.keras.Model):
 
 
 def _views(batch):
-    """[2n, H, W, C] float32, first views before second, of the pipeline's batch or of two views."""
+    """[2n, H, W, C] float32, first views then second, from the pipeline's batch or two views."""
     if isinstance(batch, dict):
         return augment.finish_views(batch)
     return tf.concat([to_float(view) for view in batch], axis=0)

@@ -9,14 +9,14 @@ import tensorflow as tf
 from tf_simclr.losses import replica_share
 from tf_simclr.models.recompute import read
 
-_NEVER = 2**62  # Steps until Keras would raise the scale.
+_NEVER = 2**62  # Steps after which Keras would raise the loss scale.
 
 
 def skipping(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Optimizer:
-    """The optimiser, leaving out updates with a NaN or infinite gradient, on all replicas alike.
+    """Wraps an optimiser to skip updates with a NaN or infinite gradient, on all replicas alike.
 
-    Keras' optimiser for float16 does that, under every strategy; here with a loss scale of 1,
-    below which it does not fall and above which it never goes.
+    Keras' optimiser for float16 does that under every strategy. Here its loss scale is 1: Keras
+    never lowers it below 1, and `_NEVER` keeps it from being raised.
     """
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         return optimizer
@@ -26,9 +26,9 @@ def skipping(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Op
 
 
 def saved_form(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Optimizer:
-    """What a checkpoint holds of an optimiser: of one that `skipping` made, the one inside.
+    """The optimiser to save in a checkpoint: the inner one, if `skipping` wrapped it.
 
-    So a run can be resumed with and without `--skip_bad_steps`.
+    So a run can be resumed with or without `--skip_bad_steps`.
     """
     if not isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         return optimizer
@@ -42,20 +42,20 @@ def counting_skips(
     moving: list[tf.Variable],
     skipped: tf.keras.metrics.Metric,
 ) -> Callable:
-    """The step, which may leave out its update, counting it and keeping statistics finite.
+    """Wraps a step to count skipped updates and to keep moving statistics finite.
 
     Args:
-      step: a function that updates by the optimiser, and moves statistics, once.
-      optimizer: the one that may leave the update out.
-      moving: the statistics; put back if they have become NaN or infinite.
-      skipped: gets 1 for a step left out, 0 for another, over all replicas.
+      step: a function that applies the optimiser and updates the statistics once.
+      optimizer: the optimiser, which may skip the update.
+      moving: the statistics; restored if they have become NaN or infinite.
+      skipped: receives 1 for a skipped step and 0 for any other, over all replicas.
     """
 
     def count(*arguments):
         before, scale = read(moving), tf.identity(optimizer.loss_scale)
         told = step(*arguments)
         keep_finite(moving, before)
-        # Keras counts good steps, from 0 again after a bad one or when it raises the scale.
+        # Keras counts good steps. It restarts from 0 after a bad one or when it raises the scale.
         bad = (optimizer.dynamic_counter == 0) & (optimizer.loss_scale <= scale)
         skipped.update_state(replica_share(tf.cast(bad, tf.float32)))
         return told
@@ -64,7 +64,7 @@ def counting_skips(
 
 
 def keep_finite(variables: list[tf.Variable], before: list[tf.Tensor]) -> None:
-    """Puts the values of `before` back if any of the variables has become NaN or infinite."""
+    """Restores the values of `before` if any of the variables has become NaN or infinite."""
     floats = [(v, old) for v, old in zip(variables, before) if v.dtype.is_floating]
     if not floats:
         return

@@ -1,4 +1,4 @@
-"""What a SimCLR step reports, as means over steps."""
+"""The metrics of a SimCLR step, as means over steps."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from tf_simclr import losses
 from tf_simclr.distribute import num_replicas
 
 _TOP = {"contrastive_top1": 1, "contrastive_top5": 5}  # The positive is among the k nearest views.
-_WATCHED_ROWS = 512  # Embeddings whose spread is looked at; uniformity's cost is quadratic.
+_WATCHED_ROWS = 512  # Embeddings whose spread is measured; uniformity's cost is quadratic.
 
 
 class _Unsaved:
     """A metric left out of .keras and .weights.h5 files: Keras cannot load it under a strategy.
 
-    Its value is that of a running epoch, so nothing is lost. Files that hold it can be loaded.
+    Nothing is lost, as its value covers only the current epoch. Files that hold it can be loaded.
     """
 
     def save_own_variables(self, store):
@@ -39,16 +39,16 @@ class StepMetrics:
 
     Attributes:
       means: {name: tf.keras.metrics.Mean}.
-      skipped: tf.keras.metrics.Sum, of the steps that were left out.
+      skipped: tf.keras.metrics.Sum, the number of skipped steps.
     """
 
     def __init__(self, ranks: bool, probe: bool, finite_only: bool):
         """Makes the metrics' variables.
 
         Args:
-          ranks: whether the loss ranks positives, for the contrastive accuracies.
-          probe: whether there is an online probe to observe.
-          finite_only: leave NaN and infinity out of the means: of steps that were left out too.
+          ranks: whether the loss ranks positives, which the contrastive accuracies need.
+          probe: whether there is an online probe.
+          finite_only: leave NaN and infinity, as skipped steps produce, out of the means.
         """
         self._top = _TOP if ranks else {}
         names = ["loss", *self._top, "embedding_std", "alignment", "uniformity", "effective_rank"]
@@ -62,9 +62,9 @@ class StepMetrics:
         return [*self.means.values(), *([self.skipped] if skipping else [])]
 
     def update(self, contrast: losses.Contrast, z_a: tf.Tensor, z_b: tf.Tensor) -> None:
-        """Adds a step: what the loss says of the embeddings z_a, z_b [N, D], and these."""
+        """Adds a step: the loss's result for the embeddings z_a, z_b [N, D], and their spread."""
         pairs = tf.shape(z_a)[0] if z_a.shape[0] is None else z_a.shape[0]
-        # One pair alone has no negatives, and one embedding no spread: such values are left out.
+        # A single pair has no negatives, and a single embedding no spread: those are left out.
         contrasted, spread = pairs * num_replicas() > 1, pairs > 1
         rank = contrast.positive_rank
         top = {name: tf.cast(rank < k, tf.float32) for name, k in self._top.items()}
@@ -85,7 +85,7 @@ class StepMetrics:
             self.means[name].update_state(value, sample_weight=weight)
 
     def update_probe(self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> None:
-        """Takes in the probe's cross-entropies [n], labels [n] and logits [n, classes]."""
+        """Adds the probe's cross-entropies [n], labels [n] and logits [n, classes]."""
         self.means["probe_loss"].update_state(loss)
         correct = tf.keras.metrics.sparse_categorical_accuracy(labels, logits)
         self.means["probe_top1"].update_state(correct)

@@ -1,23 +1,24 @@
-// TfSimclr>CropViews: boxes of one image, each resized bicubically to a square and, where asked,
-// mirrored left to right; in bytes.
+// TfSimclr>CropViews: crops boxes out of one uint8 image, resizes each bicubically to a square
+// and, if asked, mirrors it left to right.
 //
-// The bits of tf.image.resize(..., "bicubic"), rounded half up: TensorFlow's order of sums, its
-// weights in steps of 1/1024, taps outside the box left out and the others renormalised. It takes
-// a third of the time, since a row of the box is weighted as a whole and nothing goes to memory
-// between two rows.
+// The result is tf.image.resize(..., "bicubic"), rounded half up, bit for bit: the same order of
+// sums, weights in steps of 1/1024, taps outside the box left out and the others renormalised. It
+// takes a third of the time: a row of the box is weighted as a whole, and nothing is written to
+// memory between two rows.
 
 #include "kernel.h"
 
 // A tap lies at most MARGIN pixels outside the box. A row of more than LONG values takes too much
-// memory as floats. A result of at most MOST pixels a side has no more bytes than can be counted.
+// memory as floats. At most MOST pixels per side, the number of bytes cannot overflow.
 enum { TAPS = 4, MARGIN = 2, LONG = 1 << 20, MOST = 1 << 15 };
 
 typedef struct {
-  int first;           // Of four neighbours; may lie outside.
-  float weight[TAPS];  // 0 where they do.
+  int first;           // The first of four neighbours; may lie outside the box.
+  float weight[TAPS];  // 0 for neighbours outside the box.
 } Taps;
 
-// Keys' cubic with a = -1/2 at distance `steps` / 1024 of the sample, and one pixel farther.
+// Keys' cubic with a = -1/2, `steps` / 1024 pixels from the sample; far_weight is for the
+// neighbour one pixel farther.
 static float near_weight(long steps) {
   const float x = (float)steps / 1024.0f;
   return (float)((1.5 * x - 2.5) * x * x + 1.0);
@@ -57,12 +58,12 @@ static int clamp(int value, int low, int high) {
   return value < low ? low : value > high ? high : value;
 }
 
-// A box, and the four of its rows that are in work, as floats: rows of the result share them.
+// A box, and its last four rows read, as floats: neighbouring output rows share them.
 typedef struct {
   const uint8_t* bytes;
-  size_t stride;      // In the image, from row to row.
-  int height, count;  // Rows, and values in each.
-  int held[TAPS];     // Row y lies at y % TAPS.
+  size_t stride;      // Bytes from one row of the image to the next.
+  int height, count;  // Number of rows, and of values in each.
+  int held[TAPS];     // Which rows `rows` holds; row y is at y % TAPS.
   float* rows;        // [TAPS, count]
 } Box;
 
@@ -81,7 +82,7 @@ static inline float weighted(float a, float b, float c, float d, const float* w)
   return ((a * w[0] + b * w[1]) + c * w[2]) + d * w[3];
 }
 
-// One row of the result before it is resized along the other axis.
+// One output row, before it is resized horizontally.
 static void weigh_rows(Box* box, const Taps* taps, float* restrict out) {
   const float *row[TAPS], *w = taps->weight;
   for (int tap = 0; tap < TAPS; ++tap) row[tap] = row_at(box, taps->first + tap);
@@ -91,7 +92,7 @@ static void weigh_rows(Box* box, const Taps* taps, float* restrict out) {
 
 typedef float Floats4 __attribute__((vector_size(16), aligned(4)));
 
-// `row` has MARGIN pixels before its first; `out` room for three floats more than it needs.
+// `row` must have MARGIN readable pixels before it; `out` must have room for three extra floats.
 static void weigh_columns(const float* row, int channels, int size, const Taps* taps,
                           float* restrict out) {
   for (int x = 0; x < size; ++x, out += channels) {
@@ -101,7 +102,7 @@ static void weigh_columns(const float* row, int channels, int size, const Taps* 
   }
 }
 
-// All three channels at once, and one float to spare.
+// Computes all three channels at once, as a vector of four floats of which the last is overwritten.
 static void weigh_rgb_columns(const float* row, int size, const Taps* taps, float* restrict out) {
   for (int x = 0; x < size; ++x, out += 3) {
     const float *w = taps[x].weight, *at = row + taps[x].first * 3;
@@ -134,7 +135,7 @@ static bool inside(const int32_t* box, int64_t height, int64_t width) {
          (int64_t)box[0] + box[2] <= height && (int64_t)box[1] + box[3] <= width;
 }
 
-// The same from sixteen pixels for each value: without a row in memory, for rows too long for that.
+// The same, computing each value from its sixteen pixels: for rows too long to hold as floats.
 static void resize_sparsely(const Box* box, int width, int channels, int size, const Taps* rows,
                             const Taps* columns, uint8_t* out) {
   for (int y = 0; y < size; ++y)
@@ -155,7 +156,7 @@ static void resize_sparsely(const Box* box, int width, int channels, int size, c
       }
 }
 
-// False where there is no memory.
+// Returns false if memory cannot be allocated.
 static bool crop(const uint8_t* image, int width, int channels, const int32_t* corners,
                  bool mirrored, int size, uint8_t* out) {
   const int top = corners[0], left = corners[1], height = corners[2], across = corners[3];

@@ -1,11 +1,11 @@
-// TfSimclr>FinishViews: colour jitter, grayscale and blur of each view, as drawn for it.
+// TfSimclr>FinishViews: applies colour jitter, grayscale and blur to each view, as drawn for it.
 //
-// What `augment` says of each operation holds here too. A view is split into planes of one channel
-// each, which stay in the cache until it is done; what changes nothing is left out.
+// The operations are those of `tf_simclr/augment`. A view is split into one plane per channel,
+// which stay in the cache until the view is done; operations that would change nothing are skipped.
 
 #include "kernel.h"
 
-enum { BRIGHTNESS, CONTRAST, SATURATION, HUE };  // As `augment/color.py` numbers them.
+enum { BRIGHTNESS, CONTRAST, SATURATION, HUE };  // Numbered as in `augment/color.py`.
 enum { LANES = 32, JITTERS = 4, BLOCK = 32, ALIGNMENT = 64 };
 
 typedef struct {
@@ -16,13 +16,13 @@ typedef struct {
   int32_t grayscale, operations[JITTERS];
 } Choices;
 
-// Room for one view after the other. Around planes and line is a black margin of `radius`, for the
+// Buffers for one view at a time. Planes and line have a margin of zeros, `radius` wide, for the
 // blur.
 typedef struct {
   int height, width, channels, radius;
-  size_t pixels, stride;  // In a plane, and from one plane to the next.
+  size_t pixels, stride;  // Pixels in a plane; floats from one plane to the next.
   float* planes;          // [channels, height * width]
-  float* rows;            // [channels, width], blurred.
+  float* rows;            // [channels, width]: one blurred row.
   float* line;            // [width]
   float* taps;            // [radius + 1]
 } Work;
@@ -50,7 +50,7 @@ static void split(const Work* work, const uint8_t* image) {
   const int width = work->width, channels = work->channels;
   for (int y = 0; y < work->height; ++y, image += (size_t)width * channels) {
     float* plane = work->planes + (size_t)y * width;
-    // The usual number of channels as a constant, which the compiler unrolls and vectorises.
+    // With a constant number of channels the compiler unrolls and vectorises the loop.
     if (channels == 3) split_row(image, 3, width, work->stride, plane);
     else split_row(image, channels, width, work->stride, plane);
   }
@@ -68,7 +68,7 @@ static void brighten(float* restrict plane, size_t pixels, float factor) {
 }
 
 static float mean(const float* plane, size_t pixels) {
-  float sums[LANES] = {0};  // The same order of additions on every machine.
+  float sums[LANES] = {0};  // Fixes the order of additions on every machine.
   size_t i = 0;
   for (; i + LANES <= pixels; i += LANES)
     for (int lane = 0; lane < LANES; ++lane) sums[lane] += plane[i + lane];
@@ -123,7 +123,7 @@ static void turn(float* restrict red, float* restrict green, float* restrict blu
 
 static void jitter(const Work* work, const Factors* factors, const int32_t* operations) {
   const size_t n = work->pixels, stride = work->stride;
-  float *r = work->planes, *g = r + stride, *b = g + stride;  // g and b only of three channels.
+  float *r = work->planes, *g = r + stride, *b = g + stride;  // g and b need three channels.
   for (int position = 0; position < JITTERS; ++position) {
     const int operation = operations[position];
     if (operation == BRIGHTNESS && factors->brightness != 1.0f)
@@ -144,7 +144,8 @@ static void to_gray(float* restrict r, float* restrict g, float* restrict b, siz
 
 // --- blur ---
 
-// Taps beyond five sigmas, which together weigh less than 1e-6, are left out: how many remain.
+// Fills `taps` and returns how many of them to use on each side: those within five sigmas. The
+// others together weigh less than 1e-6.
 static int find_taps(float sigma, int radius, float* taps) {
   double sum = 1.0;
   taps[0] = 1.0f;
@@ -167,7 +168,7 @@ typedef float Floats __attribute__((vector_size(WIDTH * sizeof(float)), aligned(
 
 enum { SUMS = BLOCK / WIDTH };
 
-// BLOCK values and their neighbours at distances of k * step, weighted; the sums in registers.
+// Weighted sums over BLOCK values and their neighbours at distances k * step, kept in registers.
 static inline void weigh_block(const float* values, ptrdiff_t step, const float* taps, int reach,
                                float* restrict out) {
   Floats sums[SUMS];
@@ -184,7 +185,7 @@ static void weigh(const float* values, ptrdiff_t step, const float* taps, int re
                   float* restrict out) {
   for (int x = 0; x + BLOCK <= width; x += BLOCK)
     weigh_block(values + x, step, taps, reach, out + x);
-  if (width >= BLOCK) {  // The rest, with some of the last block once more.
+  if (width >= BLOCK) {  // The rest: a last block that overlaps the one before.
     const int x = width - BLOCK;
     if (width % BLOCK) weigh_block(values + x, step, taps, reach, out + x);
     return;
@@ -197,7 +198,7 @@ static void weigh(const float* values, ptrdiff_t step, const float* taps, int re
   }
 }
 
-// Row by row, so that what lies between the two passes stays in the cache.
+// Works row by row, so that the result of the vertical pass stays in the cache for the horizontal.
 static void blur_and_join(const Work* work, float sigma, float* out) {
   const int width = work->width, channels = work->channels;
   const int reach = find_taps(sigma, work->radius, work->taps);
@@ -224,10 +225,10 @@ static void finish(const Work* work, const uint8_t* image, const Factors* factor
   else join(work->planes, work->stride, work->pixels, work->channels, out);
 }
 
-// Returns what is to be freed, or null where there is no memory.
+// Returns the memory to free, or NULL if it cannot be allocated.
 static void* allocate(Work* work) {
   const size_t margin = (size_t)work->radius * work->width;
-  work->stride = work->pixels + margin;  // Neighbours share a margin.
+  work->stride = work->pixels + margin;  // Adjacent planes share a margin.
   const size_t planes = work->channels * work->stride + margin;
   const size_t rows = (size_t)work->channels * work->width, line = work->width + 2 * work->radius;
   const size_t bytes = (planes + rows + line + work->radius + 1) * sizeof(float);
@@ -290,7 +291,7 @@ static void compute(void* kernel, TF_OpKernelContext* context) {
   const Choices* choice = TF_TensorData(choices);
   float* out = TF_TensorData(views);
   for (int64_t i = 0; i < 2 * pairs; ++i) {
-    const int64_t place = i / 2 + (i % 2) * pairs;  // First views before second.
+    const int64_t place = i / 2 + (i % 2) * pairs;  // All first views, then all second views.
     finish(&work, image + i * values, factor + i, choice + i, out + place * values);
   }
   free(memory);

@@ -1,4 +1,4 @@
-// What the kernels share: TensorFlow's C interface, and how a kernel fails.
+// Shared by the kernels: TensorFlow's C API, and how a kernel reports an error.
 
 #ifndef TF_SIMCLR_NATIVE_KERNEL_H_
 #define TF_SIMCLR_NATIVE_KERNEL_H_
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// TensorFlow 2.15's ops.h leaves these to C++.
+// TensorFlow 2.15's ops.h uses these names without `struct`, which only C++ allows.
 typedef struct TF_DimensionHandle TF_DimensionHandle;
 typedef struct TF_OpDefinitionBuilder TF_OpDefinitionBuilder;
 typedef struct TF_ShapeHandle TF_ShapeHandle;
@@ -27,7 +27,7 @@ static inline void fail(TF_OpKernelContext* context, TF_Code code, const char* m
   TF_DeleteStatus(status);
 }
 
-// Python sets the shape; to the graph it is unknown.
+// The graph does not know the output shape; the Python caller sets it.
 static void unknown_shape(TF_ShapeInferenceContext* context, TF_Status* status) {
   TF_ShapeInferenceContextSetUnknownShape(context, status);
 }
