@@ -1,8 +1,8 @@
-"""The paper's image operations as pure functions of (images, parameters), batched.
+"""The paper's image operations as pure, batched functions of (images, parameters).
 
-Images are float32 [B, H, W, C] in [0, 1]; parameters are one per image, [B]. Nothing is drawn
-here: the pipeline draws (`data/parameters.py`), so any oracle can be given the same parameters.
-Everything has static shapes and compiles under XLA, so it runs on the accelerator inside the step.
+Images are float32 [B, H, W, C] in [0, 1]; parameters are one per image, [B]. The pipeline draws
+them (`data/draws.py`), so a test can give an oracle the same parameters. All shapes are static and
+all operations compile under XLA, so they can run on the accelerator inside the step.
 SimCLR, arXiv:2002.05709, appendix A.
 """
 

@@ -10,7 +10,7 @@ def gaussian_blur(x, sigma):
 
     The kernel has 2 r + 1 taps, r = (H // 10) // 2 (paper, appendix A: a tenth of the image), and
     the border is padded with zeros, as in the reference. Differs from google-research/simclr
-    (tf2/data_util.py): sigma per image, as the paper says, not one for the batch.
+    (tf2/data_util.py) in that each image has its own sigma, as in the paper.
     """
     if blur_radius(x.shape[1]) == 0:
         return x
@@ -27,12 +27,12 @@ def blur_stack(x, sigma):
 
 
 def blur_radius(height: int) -> int:
-    """Taps to either side, from the image's height in pixels."""
+    """Number of taps on either side of the centre, from the image's height in pixels."""
     return (height // 10) // 2
 
 
 def _blur_matrix(extent: int, radius: int, sigma):
-    """[B, extent, extent] band of Gaussian weights; the identity where sigma is 0."""
+    """[B, extent, extent] banded matrix of Gaussian weights; the identity where sigma is 0."""
     position = tf.range(extent)
     distance = tf.abs(position[tf.newaxis, :] - position[:, tf.newaxis])
     taps = tf.pad(_taps(radius, sigma), [[0, 0], [0, 1]])  # 0 beyond the radius.
@@ -41,7 +41,7 @@ def _blur_matrix(extent: int, radius: int, sigma):
 
 
 def _taps(radius: int, sigma):
-    """[..., radius + 1] weights at distance 0, 1, ...; those of both sides sum to 1."""
+    """[..., radius + 1] weights at distances 0, 1, ...; with both sides they sum to 1."""
     sigma = tf.where(sigma > 0.0, sigma, 1.0)[..., tf.newaxis]
     taps = tf.exp(-0.5 * tf.square(tf.range(radius + 1, dtype=tf.float32) / sigma))
     return taps / (2.0 * tf.reduce_sum(taps, axis=-1, keepdims=True) - taps[..., :1])

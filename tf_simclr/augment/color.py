@@ -1,6 +1,6 @@
 """Colour jitter and grayscale, without a round trip through HSV.
 
-Saturation, hue and grayscale exist for RGB only and leave images of other channels as they are.
+Saturation, hue and grayscale exist for RGB only; other images are returned unchanged.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import tensorflow as tf
 
 from tf_simclr.augment.planes import from_planes, to_planes
 
-# Row o lists the operations of order o, first to fourth.
+# JITTER_ORDERS[o] lists the operations of order o, first to fourth.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 JITTER_ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 
-_LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as `tf.image.rgb_to_grayscale`.
+_LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as in `tf.image.rgb_to_grayscale`.
 
 
 def color_jitter(x, brightness, contrast, saturation, hue, order):
-    """Brightness, contrast, saturation and hue in a separate order per image, clipped after each.
+    """Applies brightness, contrast, saturation and hue in an order per image, clipping after each.
 
     Args:
       x: [B, H, W, C] float32 in [0, 1].
-      brightness, contrast, saturation: [B] factors, 1 leaves the image as it is.
-      hue: [B] shift in turns, 0 leaves the image as it is. Saturation and hue may be None.
+      brightness, contrast, saturation: [B] factors; 1 leaves the image unchanged.
+      hue: [B] shift in turns; 0 leaves the image unchanged. Saturation and hue may be None.
       order: [B] int32 in [0, 24), index into `JITTER_ORDERS`.
 
     Returns:
@@ -47,8 +47,8 @@ def adjust_contrast(x, factor):
 def adjust_saturation(x, factor):
     """Scales the HSV saturation of RGB images by [B] factors, as `tf.image.adjust_saturation`.
 
-    Changing S at constant H and V moves each channel along the line through V, the largest
-    channel; S <= 1 bounds how far.
+    At constant H and V this scales each channel's distance from V, the largest channel, up to
+    S = 1.
     """
     if x.shape[-1] != 3:
         return x
@@ -56,7 +56,7 @@ def adjust_saturation(x, factor):
 
 
 def adjust_hue(x, delta):
-    """Turns the hue of RGB images by [B] deltas in turns, as `tf.image.adjust_hue`."""
+    """Rotates the hue of RGB images by [B] deltas in turns, as `tf.image.adjust_hue`."""
     if x.shape[-1] != 3:
         return x
     return from_planes(_hue(to_planes(x), delta[:, tf.newaxis]), x)
@@ -75,8 +75,8 @@ def jitter_planes(planes, brightness, contrast, saturation, hue, order):
     orders = tf.gather(tf.constant(JITTER_ORDERS, tf.int32), order)
     for position in range(4):
         operation = orders[:, position]
-        # The first three are blends f x + (1 - f) m, which differ in m: black, the image's mean
-        # colour, the pixel's own largest channel. One pass does them all.
+        # The first three are blends f x + (1 - f) m, where m is black, the image's mean colour or
+        # the pixel's largest channel. One pass computes all three.
         factor = tf.where(operation == BRIGHTNESS, brightness, 1.0)
         factor = tf.where(operation == CONTRAST, contrast, factor)[:, tf.newaxis]
         of_mean = tf.where(operation == CONTRAST, 1.0 - contrast, 0.0)[:, tf.newaxis]
@@ -107,8 +107,8 @@ def _mean(plane):
     return tf.reduce_mean(plane, axis=-1, keepdims=True)
 
 
-# The functions below take planes [..., H * W]; parameters broadcast: [B, 1], or scalars for one
-# image.
+# The functions below take planes [..., H * W] and parameters that broadcast: [B, 1], or scalars
+# for one image.
 
 
 def _contrast(planes, factor):
@@ -132,14 +132,14 @@ def _value_and_chroma(planes):
 
 
 def _with_saturation(value, chroma, saturating, saturation, factor, centres):
-    """Factor and centres of the blend, towards `value` where an image's saturation changes."""
+    """Adds the blend towards `value` to factor and centres, for images whose saturation changes."""
     gain = _saturation_gain(value, chroma, tf.where(saturating, saturation[:, tf.newaxis], 1.0))
     of_value = tf.where(saturating, value - gain * value, 0.0)
     return factor * gain, [centre + of_value for centre in centres]
 
 
 def _saturation_gain(value, chroma, factor):
-    """The factor on (channel - V), bounded where S would exceed 1 (the smallest channel < 0)."""
+    """The factor on (channel - V), limited so that S <= 1 (no channel falls below 0)."""
     most = tf.where(chroma > 0.0, tf.math.divide_no_nan(value, chroma), 1.0)
     return tf.minimum(factor, most)
 
@@ -148,7 +148,8 @@ def _turn_hue(planes, value, chroma, delta):
     r, g, b = planes
     scale = tf.math.reciprocal_no_nan(chroma)
     # Hue in sixths of a turn, from the sector of the largest channel. Channels are compared with
-    # each other: XLA may compute `value` twice, rounded differently, and no channel equals it.
+    # each other and not with `value`: XLA may compute it twice, rounded differently, so that no
+    # channel equals it.
     sixths = tf.where(
         (r >= g) & (r >= b),
         (g - b) * scale,

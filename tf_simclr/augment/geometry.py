@@ -1,4 +1,4 @@
-"""Cropping and resizing: batched for images of one size, and the evaluation view for any."""
+"""Cropping and resizing: batched for images of one size, and the evaluation view for any size."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import tensorflow as tf
 
 
 def resize_crop(images, boxes, flip, size: int):
-    """Crops one box from each image, resizes it bicubically and flips it where asked.
+    """Crops one box from each image, resizes it bicubically and flips it if `flip`.
 
     The same as `tf.image.resize(crop, [size, size], "bicubic")` (half-pixel centres, no
-    antialiasing, as the reference), for a whole batch of equally large images at once: resizing
-    is separable and linear, so it is a product with a [size, H] matrix from either side.
+    antialiasing, as in the reference), but for a batch of images of the same size. Resizing is
+    separable and linear, so it is a product with a [size, H] and a [size, W] matrix.
 
     Args:
       images: [B, H, W, C] uint8 or float.
       boxes: [B, 4] (top, left, height, width) in pixels, inside the image.
-      flip: [B] bool, mirror left to right.
+      flip: [B] bool, whether to mirror left to right.
       size: side of the result in pixels.
 
     Returns:
@@ -37,16 +37,16 @@ def resize_crop(images, boxes, flip, size: int):
 def center_crop_resize(images, size: int, crop_proportion: float = 0.875):
     """The evaluation view: the central square, `crop_proportion` of the shorter side, resized.
 
-    Differs from google-research/simclr (tf2/data_util.py): always resizes, also at 32 pixels and
-    below, so that images of any size can be evaluated (its issue #163).
+    Differs from google-research/simclr (tf2/data_util.py): it always resizes, even at 32 pixels and
+    below, so that images of any size can be evaluated (see issue #163 there).
 
     Args:
       images: [H, W, C] or [B, H, W, C], uint8 in [0, 255] or float in [0, 1], any size.
       size: side of the result in pixels.
-      crop_proportion: share of the shorter side that is kept, in (0, 1].
+      crop_proportion: share of the shorter side to keep, in (0, 1].
 
     Returns:
-      The same rank, float32 in [0, 1], bicubic.
+      float32 in [0, 1], of the same rank; resized bicubically.
     """
     scale = 1.0 / 255.0 if images.dtype == tf.uint8 else 1.0
     shape = tf.shape(images)
@@ -60,7 +60,7 @@ def center_crop_resize(images, size: int, crop_proportion: float = 0.875):
 
 
 def eval_crop_proportion(image_size: int) -> float:
-    """0.875 for photographs, all of the image at 32 pixels and below (as the reference)."""
+    """0.875, or 1 for images of 32 pixels and below (as in the reference)."""
     return 0.875 if image_size > 32 else 1.0
 
 

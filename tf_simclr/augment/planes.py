@@ -1,7 +1,7 @@
-"""Images as a list of channel planes, the layout the colour operations work in.
+"""Images as a list of channel planes, the layout that the colour operations use.
 
-Between planes of [B, H * W] every colour operation is elementwise and vectorises; with the
-channels innermost, reductions over an axis of three dominate the time.
+On planes [B, H * W] every colour operation is elementwise and vectorises. With the channels
+innermost, reductions over an axis of three would dominate the time.
 """
 
 from __future__ import annotations

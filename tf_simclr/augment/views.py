@@ -1,4 +1,4 @@
-"""From the pipeline's batch to the views that the encoder sees."""
+"""Turns the pipeline's batch into the views for the encoder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ _AT_REST = dict(zip(_JITTER, (1.0, 1.0, 1.0, 0.0)), order=0, grayscale=False, si
 
 
 def finish_views(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Colour jitter, grayscale and blur, with the parameters that the pipeline drew.
+    """Applies colour jitter, grayscale and blur, with the parameters that the pipeline drew.
 
-    Accelerators, and XLA on any device, treat the batch as a whole. A CPU goes from view to view,
-    each of which fits its cache, and does only what was drawn for it, by a kernel in C where there
-    is a compiler (`native`). XLA does not know the kernel: a `tf.function` of this that has run
-    without XLA cannot be compiled by it afterwards, as TensorFlow does not trace it again.
+    On accelerators, and under XLA on any device, the whole batch is processed at once. On a CPU
+    with a C compiler a kernel (`native`) processes one view at a time, which fits the cache, and
+    only applies what was drawn for it. XLA does not support the kernel: a `tf.function` that calls
+    this and has run without XLA cannot be compiled by XLA later, as TensorFlow does not retrace it.
 
     Args:
       batch: an element of `two_view_dataset`: "images" uint8 [B, 2, H, W, C], cropped and
-        flipped, and the drawn parameters, each [B, 2]; operations whose parameters are absent are
-        off.
+        flipped, and the drawn parameters, each [B, 2]. Operations without parameters are off.
 
     Returns:
       [2B, H, W, C] float32 in [0, 1]: all first views, then all second views.
@@ -56,7 +55,7 @@ def _finish_in_turn(kernels, batch):
 
 
 def _all_drawn(batch):
-    """What was drawn for the views, [B, 2], and for what was not, what leaves them as they are."""
+    """All parameters [B, 2]; those that were not drawn get values that change nothing."""
     shape = tf.shape(batch["images"])[:2]
     return {
         name: batch[name] if name in batch else tf.fill(shape, rest)
@@ -70,7 +69,7 @@ def _finish_together(batch):
 
     height, width, channels = batch["images"].shape[2:]
     drawn = {name: in_order(value) for name, value in _all_drawn(batch).items()}
-    # Channel planes, and on uint8, which is less to move.
+    # Transposes to channel planes while the images are uint8, which moves fewer bytes.
     views = tf.reshape(in_order(batch["images"]), [-1, height * width, channels])
     planes = tf.unstack(tf.transpose(views, [2, 0, 1]))
     planes = [tf.cast(plane, tf.float32) * (1.0 / 255.0) for plane in planes]

@@ -1,4 +1,4 @@
-"""The negatives of NT-Xent from the whole matrix of logits: for small batches, any temperature."""
+"""NT-Xent's negatives from the whole matrix of logits: for small batches, at any temperature."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MASKED = -1e9  # Far below any logit, and finite in float32.
 
 
 def forward(u, others, bar):
-    """(log Z [M], count [M] or None) of own rows, as `log_sum_of_negatives` in negatives.py."""
+    """(log Z [M], count [M] or None) of this replica's rows; see `log_sum_of_negatives`."""
     logits = tf.concat([_own_logits(u), tf.matmul(u, others, transpose_b=True)], axis=1)
     reaching = None
     if bar is not None:
@@ -17,7 +17,7 @@ def forward(u, others, bar):
 
 
 def backward(u, others, mine, theirs):
-    """dL/du [M, D] from (log Z, dL/dlog Z) of own rows [M, 2] and of the others'."""
+    """dL/du [M, D] from (log Z, dL/dlog Z) of this replica's rows [M, 2] and of the others'."""
     own, across = _own_logits(u), tf.matmul(u, others, transpose_b=True)
     of_rows = _softmax(own, *tf.split(mine, 2, axis=1))
     of_others = _softmax(across, *tf.split(tf.transpose(theirs), 2))
@@ -32,5 +32,5 @@ def _own_logits(u):
 
 
 def _softmax(logits, log_z, upstream):
-    """Softmax over the columns, or the rows, times the upstream gradient of each."""
+    """Softmax over the columns (or rows) of each row (or column), times its upstream gradient."""
     return tf.exp(logits - log_z) * upstream

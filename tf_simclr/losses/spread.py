@@ -1,4 +1,7 @@
-"""How embeddings lie on the sphere: alignment, uniformity, standard deviation, rank; in float32."""
+"""Measures of embeddings on the sphere: alignment, uniformity, standard deviation and rank.
+
+All are computed in float32.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ _MASKED = -1e9  # Far below any exponent here, and finite in float32.
 
 
 def alignment(z_a: tf.Tensor, z_b: tf.Tensor) -> tf.Tensor:
-    """Mean squared distance of normalised positives, 0 (views agree) to 4.
+    """Mean squared distance between normalised positives, from 0 (equal views) to 4.
 
     Wang & Isola 2020, arXiv:2005.10242, eq. in section 4.2.1 with alpha = 2.
 
@@ -23,13 +26,13 @@ def alignment(z_a: tf.Tensor, z_b: tf.Tensor) -> tf.Tensor:
 
 
 def uniformity(z: tf.Tensor) -> tf.Tensor:
-    """log E exp(-2 |z_i - z_j|^2) over i != j of normalised embeddings; 0 when collapsed.
+    """log E exp(-2 |z_i - z_j|^2) over i != j of normalised embeddings; 0 if they collapse.
 
     Lower is more uniform; -4 is the value for high-dimensional, evenly spread embeddings.
     Wang & Isola 2020, arXiv:2005.10242, section 4.2.2 with t = 2.
 
     Args:
-      z: [n, D] embeddings, n >= 2; one alone makes no pair, which gives infinity.
+      z: [n, D] embeddings, n >= 2. With n = 1 there are no pairs and the result is infinite.
 
     Returns:
       Scalar float32.
@@ -44,10 +47,11 @@ def uniformity(z: tf.Tensor) -> tf.Tensor:
 
 
 def embedding_std(z: tf.Tensor) -> tf.Tensor:
-    """Spread of normalised embeddings: 1 on the whole sphere, 0 when they all collapse to a point.
+    """Spread of normalised embeddings: about 1 over the whole sphere, 0 if they are all equal.
 
-    The standard deviation over the batch of each of the D coordinates, averaged and multiplied by
-    sqrt(D) (SimSiam, arXiv:2011.10566, section 4.1, where 1/sqrt(D) means no collapse).
+    The standard deviation of each of the D coordinates over the batch, averaged over coordinates
+    and multiplied by sqrt(D). (SimSiam, arXiv:2011.10566, section 4.1, does not multiply: there
+    1/sqrt(D) means no collapse.)
 
     Args:
       z: [n, D] embeddings.
@@ -61,27 +65,27 @@ def embedding_std(z: tf.Tensor) -> tf.Tensor:
 
 
 def effective_rank(z: tf.Tensor) -> tf.Tensor:
-    """How many directions normalised embeddings spread over: 1 on a line, D when all are alike.
+    """Number of directions that normalised embeddings spread over: 1 on a line, D if isotropic.
 
     The participation ratio (tr C)^2 / tr C^2 of their covariance C: exp of the order-2 Renyi
-    entropy of its eigenvalues, where Roy & Vetterli 2007 take Shannon's of the singular values. It
-    needs one product of matrices and no decomposition, so that every step can afford it.
+    entropy of its eigenvalues (Roy & Vetterli 2007 use the Shannon entropy of the singular values).
+    It takes one matrix product and no decomposition, cheap enough for every step.
 
     Args:
       z: [n, D] embeddings, n >= 2.
 
     Returns:
-      Scalar float32 in [1, min(n - 1, D)]; 1 for embeddings that are all the same.
+      Scalar float32 in [1, min(n - 1, D)]; 1 if all embeddings are equal.
     """
     z = unit(z)
     z = z - tf.reduce_mean(z, axis=0)
     n, width = z.shape
     wide = n is not None and n < width
-    gram = tf.matmul(z, z, transpose_a=not wide, transpose_b=wide)  # The same trace of its square.
+    gram = tf.matmul(z, z, transpose_a=not wide, transpose_b=wide)  # Either form: same tr(gram^2).
     rank = tf.math.divide_no_nan(tf.reduce_sum(z * z) ** 2, tf.reduce_sum(gram * gram))
     return tf.maximum(rank, 1.0)
 
 
 def unit(z: tf.Tensor) -> tf.Tensor:
-    """Rows of z [n, D] scaled to length 1, in float32; a row of zeros stays."""
+    """Scales the rows of z [n, D] to length 1, in float32; rows of zeros stay zero."""
     return tf.math.l2_normalize(tf.cast(z, tf.float32), axis=-1)

@@ -1,9 +1,9 @@
-"""The negatives of NT-Xent in tiles: no matrix of logits, memory linear in the batch.
+"""NT-Xent's negatives in tiles: no matrix of logits, and memory linear in the batch.
 
 The forward pass sums exponentials tile by tile; the backward pass recomputes the tiles. The
-logits of a replica's own rows are symmetric: each pair of blocks is computed once and serves both.
-The exponentials are not shifted by their maximum: logits bounded by `LARGEST_LOGIT` neither
-overflow nor vanish, whatever the other logits of their row, so the sums are exact without it.
+logits of a replica's own rows are symmetric, so each pair of blocks is computed only once.
+The exponentials are not shifted by their maximum: with logits of at most `LARGEST_LOGIT` they
+neither overflow nor vanish, whatever the other logits in their row, so the sums are exact.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Callable
 import tensorflow as tf
 
 LARGEST_LOGIT = 50.0
-"""The sum Z of a million exponentials of it, and the weight 1e-6 / Z, fit float32."""
+"""With a million such logits, the sum Z of their exponentials and 1e-6 / Z still fit float32."""
 
 _MOST_ROWS = 520
 """Approximate rows per block: larger is faster, smaller takes less memory."""
 _MOST_ENTRIES = 2**24
 _AT_ONCE = 2
-"""Tiles in flight: a thread that waits for one product can work on the other."""
+"""Tiles in flight: a thread that waits for one matrix product can work on the other."""
 
 
 def forward(u, others, bar):
-    """(log Z [M], count [M] or None) of own rows, as `log_sum_of_negatives` in negatives.py."""
+    """(log Z [M], count [M] or None) of this replica's rows; see `log_sum_of_negatives`."""
     totals = _own_totals(u, bar)
     if others.shape[0]:
         totals += _totals_with(others, u, bar)
@@ -32,7 +32,7 @@ def forward(u, others, bar):
 
 
 def backward(u, others, mine, theirs):
-    """dL/du [M, D] from (log Z, dL/dlog Z) of own rows [M, 2] and of the others'."""
+    """dL/du [M, D] from (log Z, dL/dlog Z) of this replica's rows [M, 2] and of the others'."""
     weight = _weight(mine)
     gradient = _own_gradient(u, weight)
     if others.shape[0]:
@@ -41,11 +41,11 @@ def backward(u, others, mine, theirs):
 
 
 class _Ring:
-    """Rows as an odd number of blocks in a circle.
+    """Rows divided into an odd number of blocks, arranged in a circle.
 
-    Each block meets itself and the half of the circle ahead of it: so every pair of blocks meets
-    once, every block does the same work, and every shape is static. Rows of zeros fill the last
-    block; their weight is zero.
+    Each block is multiplied with itself and with the half of the circle ahead of it. So every pair
+    of blocks is visited once, every block does the same work, and every shape is static. The last
+    block is padded with rows of zeros, whose weight is zero.
     """
 
     def __init__(self, rows: int):
@@ -57,12 +57,12 @@ class _Ring:
         self.ahead = self.height * (self.blocks // 2)
 
     def close(self, x):
-        """[rows, ...] padded to whole blocks, with its beginning repeated after its end."""
+        """Pads x [rows, ...] to whole blocks and repeats its beginning after its end."""
         x = tf.pad(x, [[0, self.height * self.blocks - self.rows], [0, 0]])
         return tf.concat([x, x[: self.ahead]], axis=0)
 
     def meet(self, closed, block):
-        """Returns the rows of a block, and those ahead of it."""
+        """Returns the rows of a block, and the rows ahead of it."""
         start, width = block * self.height, closed.shape[1]
         return (
             tf.slice(closed, [start, 0], [self.height, width]),
@@ -70,11 +70,11 @@ class _Ring:
         )
 
     def add_up(self, meeting: Callable, width: int):
-        """Sums of what each meeting gives its block and the rows ahead of it: [rows, width]."""
+        """Sums what `meeting(block)` adds to a block's rows and to those ahead: [rows, width]."""
 
         def body(block, total):
             own, ahead = meeting(block)
-            # Rotated by one block each time: after the last block every row is back in place.
+            # Rotates by one block each time, so that after the last every row is back in place.
             shared, rest = total[self.height :][: self.ahead], total[self.height + self.ahead :]
             return [block + 1, tf.concat([shared + ahead, rest, total[: self.height] + own], 0)]
 
@@ -89,7 +89,7 @@ class _Ring:
 
 
 def _own_totals(u, bar):
-    """[M, 1 or 2]: the sum of exponentials, and the number of logits >= bar, among own rows."""
+    """[M, 1 or 2]: sum of exponentials and, given `bar`, number of logits >= bar, in own rows."""
     ring = _Ring(u.shape[0])
     closed, ones = ring.close(u), ring.close(tf.ones([ring.rows, 1]))
     bars = None if bar is None else ring.close(bar[:, tf.newaxis])
@@ -128,7 +128,7 @@ def _own_gradient(u, weight):
 
 
 def _totals_with(others, u, bar):
-    """As `_own_totals`, of own rows with the rows of other replicas."""
+    """As `_own_totals`, but for own rows against the rows of other replicas."""
     one = tf.ones([others.shape[0], 1])
 
     def panel(rows, bar=None):
@@ -150,7 +150,7 @@ def _gradient_from(others, their_weight, u, weight):
 
 
 def _by_panels(panel, inputs, columns):
-    """`panel` of some rows of the inputs at a time, [M, ...] each: its results, concatenated."""
+    """Applies `panel` to some rows of the inputs [M, ...] at a time; concatenates the results."""
     rows = inputs[0].shape[0]
     panels = max(1, -(-rows // _MOST_ROWS), rows * columns // _MOST_ENTRIES)
     height = -(-rows // panels)
@@ -177,27 +177,27 @@ def _reaches(logits, bar):
 
 
 def _between_images(block):
-    """A block of rows with themselves, zero for two views of an image, which are not negatives.
+    """Zeroes the entries between views of the same image, which are not negatives.
 
-    They are adjacent, in rows 2k and 2k + 1, and so within one block.
+    Rows 2k and 2k + 1 are the views of one image, and so in the same block.
     """
     image = tf.range(block.shape[0]) // 2
     return tf.where(image[:, tf.newaxis] == image[tf.newaxis, :], 0.0, block)
 
 
 def _weight(rows):
-    """g / Z: what an exponential of a row counts for in the gradient."""
+    """g / Z: the weight of a row's exponentials in the gradient, with g = dL/dlog Z."""
     log_z, upstream = tf.split(rows, 2, axis=1)
     return upstream * tf.exp(-log_z)
 
 
 def _sums(logits, row_one, column_one):
-    """Sums of the exponentials over columns and over rows, each weighed by `*_one`."""
+    """Sums of the exponentials over columns and over rows, weighted by `*_one`."""
     exponentials = tf.exp(logits)
     over_columns = tf.matmul(exponentials, column_one)
     return over_columns, tf.matmul(exponentials, row_one, transpose_a=True)
 
 
 def _mutual(logits, row_weight, column_weight):
-    """What a row and a column weigh for each other as negatives."""
+    """The weight of each row and column for each other in the gradient."""
     return tf.exp(logits) * (row_weight + tf.transpose(column_weight))

@@ -1,4 +1,4 @@
-"""One optimiser by name, with the same rule for what decays in every one of them."""
+"""Builds an optimiser by name, with the same rule for weight decay in all of them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def build_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
 ) -> tf.keras.optimizers.Optimizer:
-    """Builds an optimiser whose weight decay touches kernels only.
+    """Builds an optimiser whose weight decay applies to kernels only.
 
-    Biases and normalisation variables (rank <= 1) never decay (`decay_sets`). "lars" couples the
-    decay with the gradient; "momentum" (Nesterov SGD), "adamw" and "lamb" decouple it.
-    Differs from google-research/simclr (tf2/model.py): its momentum and adam add an l2 loss, which
-    also reaches biases.
+    Biases and normalisation variables (rank <= 1) never decay (`decay_sets`). "lars" adds the decay
+    to the gradient; "momentum" (Nesterov SGD), "adamw" and "lamb" decouple it.
+    Differs from google-research/simclr (tf2/model.py), whose momentum and adam add an l2 loss that
+    also includes biases.
 
     Args:
       name: "lars" and "lamb" (ours), "momentum" and "adamw" (Keras).
       learning_rate: float or schedule.
-      variables: the trainable variables it will be given.
+      variables: the variables to train.
       weight_decay: >= 0.
       momentum: for lars and momentum, in [0, 1).
 
     Returns:
-      The optimiser, built, so that checkpoints restore at once.
+      The optimiser, already built, so that checkpoints can be restored into it.
 
     Raises:
       UserError: unknown name, or a value out of range.
@@ -62,13 +62,13 @@ def build_optimizer(
 
 
 def _spare_vectors(optimizer, variables) -> None:
-    """Keeps Keras' weight decay from vectors; LARS and LAMB do so by themselves."""
+    """Excludes vectors from Keras' weight decay; LARS and LAMB do so themselves."""
     _, spared = decay_sets(variables)
     optimizer.exclude_from_weight_decay(var_list=spared)
 
 
 def decay_sets(variables: Sequence[tf.Variable]) -> tuple[list, list]:
-    """(decayed, spared): a partition of `variables` by rank, kernels from vectors."""
+    """Splits `variables` by rank into (kernels, which decay; vectors, which do not)."""
     decayed = [v for v in variables if is_adapted(v)]
     spared = [v for v in variables if not is_adapted(v)]
     return decayed, spared

@@ -1,4 +1,4 @@
-"""LAMB: Adam's moments with LARS' layer-wise rate."""
+"""LAMB: Adam's moments with LARS' layer-wise learning rate."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def lamb_update(w, g, m, v, step, lr, beta_1, beta_2, epsilon, weight_decay, ada
         trust  <- |w| / |update|          (1 where |w| or |update| is 0)
         w      <- w - lr * trust * update
 
-    Differs from the paper: where |w| is 0 its trust ratio is 0, and such a kernel would never move;
-    trust 1 is what tensorflow-addons takes
+    Differs from the paper, whose trust ratio is 0 where |w| is 0, so that such a kernel never
+    changes. Trust 1 is as in tensorflow-addons
     (https://github.com/tensorflow/addons/blob/v0.23.0/tensorflow_addons/optimizers/lamb.py).
 
     Args:
-      w, g, m, v: the variable, its gradient and its two moments, one shape, float32.
+      w, g, m, v: the variable, its gradient and its two moments, of the same shape, float32.
       step: the number of this step, from 1, scalar float32.
       lr, epsilon, weight_decay: scalars.
       beta_1, beta_2: decay of the moments, Python floats in (0, 1).
-      adapt: whether the trust ratio applies; False: trust 1.
+      adapt: whether to apply the trust ratio; False: trust 1.
 
     Returns:
       (w, m, v) after the step.
@@ -48,7 +48,7 @@ def lamb_update(w, g, m, v, step, lr, beta_1, beta_2, epsilon, weight_decay, ada
 
 
 def _one_minus_power(beta: float, step):
-    """1 - beta^step. In float32 the plain form loses half the digits in the first steps."""
+    """1 - beta^step, without the loss of half the float32 digits at the first steps."""
     return -tf.math.expm1(step * math.log(beta))
 
 
@@ -56,16 +56,16 @@ def _one_minus_power(beta: float, step):
 class LAMB(tf.keras.optimizers.Optimizer):
     """`lamb_update` as a Keras optimiser.
 
-    Variables of rank <= 1 (biases; gamma and beta of normalisation) take neither weight decay nor
-    adaptation: plain Adam.
-    Differs from tensorflow-addons: decided by the variable's rank, not by patterns of names.
+    Variables of rank <= 1 (biases; gamma and beta of normalisation) get plain Adam, without weight
+    decay or adaptation.
+    Differs from tensorflow-addons, which excludes variables by patterns of names, not by rank.
 
     Attributes:
       learning_rate: float or schedule.
       beta_1: decay of the mean of the gradients, in (0, 1).
       beta_2: decay of the mean of their squares, in (0, 1).
-      epsilon: added to the root of that mean, > 0.
-      lamb_weight_decay: the argument `weight_decay`, >= 0: decoupled, and inside the trust ratio.
+      epsilon: added to the square root of that mean, > 0.
+      lamb_weight_decay: the argument `weight_decay`, >= 0; decoupled, and part of the trust ratio.
 
     Raises:
       UserError: an argument is out of its range.
@@ -88,7 +88,7 @@ class LAMB(tf.keras.optimizers.Optimizer):
             raise UserError(f"epsilon must be positive; received {epsilon!r}.")
         if not weight_decay >= 0.0:
             raise UserError(f"weight_decay must be >= 0; received {weight_decay!r}.")
-        # Keras' own weight decay would be applied before the update, outside the trust ratio.
+        # Keras would apply its own weight decay before the update, outside the trust ratio.
         super().__init__(name=name, weight_decay=None, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1 = beta_1

@@ -1,4 +1,4 @@
-"""LARS: layer-wise adaptive rate scaling, the optimiser of the paper's large batches."""
+"""LARS: layer-wise adaptive rate scaling, the paper's optimiser for large batches."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from tf_simclr.errors import UserError
 
 
 def lars_update(w, g, v, lr, momentum, weight_decay, eta):
-    """One LARS step (You et al. 2017, arXiv:1708.03888), in the form SimCLR's reference uses.
+    """One LARS step (You et al. 2017, arXiv:1708.03888), in the form of SimCLR's reference.
 
         g     <- g + weight_decay * w
         trust <- eta * |w| / |g|          (1 where |w| or |g| is 0)
         v     <- momentum * v + lr * trust * g
         w     <- w - v
 
-    The learning rate is inside the momentum buffer, so a change of rate takes effect gradually;
-    lightly and solo-learn apply it outside, and differ under any schedule.
+    The learning rate is inside the momentum buffer, so a new rate takes effect gradually. lightly
+    and solo-learn apply it outside, which differs unless the rate is constant.
 
     Args:
-      w, g, v: the variable, its gradient and its momentum, one shape, float32.
+      w, g, v: the variable, its gradient and its momentum, of the same shape, float32.
       lr, momentum, weight_decay: scalars.
       eta: the trust coefficient; None: no adaptation (trust 1).
 
@@ -41,10 +41,10 @@ def lars_update(w, g, v, lr, momentum, weight_decay, eta):
 class LARS(tf.keras.optimizers.Optimizer):
     """`lars_update` as a Keras optimiser.
 
-    Variables of rank <= 1 (biases; gamma and beta of normalisation) take neither weight decay nor
-    adaptation: plain momentum (paper, appendix B.6, and the reference's exclusion list).
-    Differs from google-research/simclr (tf2/lars_optimizer.py): decided by the variable's rank,
-    not by searching its name.
+    Variables of rank <= 1 (biases; gamma and beta of normalisation) get plain momentum, without
+    weight decay or adaptation (paper, appendix B.6, and the reference's exclusion list).
+    Differs from google-research/simclr (tf2/lars_optimizer.py), which excludes variables by name,
+    not by rank.
 
     Attributes:
       learning_rate: float or schedule.
@@ -71,7 +71,7 @@ class LARS(tf.keras.optimizers.Optimizer):
             raise UserError(f"weight_decay must be >= 0; received {weight_decay!r}.")
         if eta <= 0.0:
             raise UserError(f"eta must be positive; received {eta!r}.")
-        # Keras' own weight decay is decoupled, and would come on top.
+        # Keras' own weight decay is decoupled, and would be applied in addition.
         super().__init__(name=name, weight_decay=None, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum
@@ -114,5 +114,5 @@ class LARS(tf.keras.optimizers.Optimizer):
 
 
 def is_adapted(variable) -> bool:
-    """Whether weight decay and layer-wise adaptation apply: kernels (rank >= 2), not vectors."""
+    """Whether weight decay and adaptation apply to a variable: only to kernels (rank >= 2)."""
     return variable.shape.rank > 1

@@ -1,4 +1,4 @@
-"""The learning rate: how it scales with the batch, and its warmup and cosine decay."""
+"""The learning rate: its scaling with the batch, and its warmup and cosine decay."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         step < warmup:  peak * step / warmup
         else:           peak * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2
 
-    It is exactly 0 at `total_steps`, which is where training ends, and stays 0 afterwards.
+    It reaches exactly 0 at `total_steps`, where training ends, and stays 0 afterwards.
 
     Attributes:
       peak: learning rate at the end of warmup.
