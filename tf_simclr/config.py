@@ -1,7 +1,7 @@
 """Every setting of a run: its name, type, default, meaning and limits, in one place.
 
-`flag_defs.py` makes a flag of each field, so a flag's default and help are written here and nowhere
-else. Standard library only. Config stops at `tasks/`: below that, keyword arguments.
+`flag_defs.py` defines a flag for each field, so a flag's default and help are written only here.
+Standard library only. Only `tasks/` uses Config; the modules below it take keyword arguments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Config:
     """The settings of one run, checked on construction.
 
     Raises:
-      UserError: a value out of its range or choices; the message names flag and value.
+      UserError: a value is out of range or not a choice; the message names the flag and the value.
     """
 
     mode: str = _run("pretrain", "What to do.", choices=tuple(MODES), once=True)
@@ -268,7 +268,7 @@ class Config:
                 "--warmup_epochs must be at least 0, or -1 for 10 but at most a tenth of the run; "
                 f"received {self.warmup_epochs!r}."
             )
-        # The doctor checks what the mode that it resumes, pretraining, would do.
+        # Includes the doctor, which "resumes" pretraining to check what that would do.
         makes_views = bool(MODES[self.mode].resumes)
         if makes_views and self.cache_side and (self.cache == "off" or self.data_service):
             raise UserError(
@@ -278,7 +278,7 @@ class Config:
         self.label_counts()
 
     def _resolve_folder(self, dataset: str, data_dir: str) -> None:
-        """Turns the path of a folder as data set into "folder" and its path as data directory."""
+        """Replaces a path given as data set by "folder", with the path as data directory."""
         name, folder = getattr(self, dataset), getattr(self, data_dir)
         if is_folder_path(name):
             path = os.path.expanduser(name).rstrip("/") or "/"
@@ -303,7 +303,7 @@ class Config:
                 raise UserError(f"--mode={self.mode} takes {shown} only; received {now!r}.")
 
     def label_counts(self) -> tuple[int | None, ...]:
-        """`labels_per_class` as numbers; None stands for all."""
+        """`labels_per_class` as numbers; None means all."""
         counts = []
         for word in self.labels_per_class.split(","):
             word = word.strip()
@@ -320,7 +320,7 @@ class Config:
         changed = {}
         for field in dataclasses.fields(self):
             now = getattr(self, field.name)
-            before = saved.get(field.name, field.default)  # Of a run older than the setting.
+            before = saved.get(field.name, field.default)  # The run may predate the setting.
             same = may_be_same_place if field.metadata["path"] else operator.eq
             if saved and field.metadata["alters_run"] and not same(before, now):
                 changed[field.name] = (before, now)

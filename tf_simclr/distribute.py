@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
 
-_SLURM_PORTS = 20_000  # Jobs use ports from this one to 8,000 above it.
+_SLURM_PORTS = 20_000  # Jobs use ports from here to 8,000 above.
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
@@ -24,22 +24,22 @@ def make_strategy(
     virtual_cpus: int = 0,
     this_host_only: bool = False,
 ) -> tf.distribute.Strategy:
-    """Makes the distribution strategy; call it before anything else touches TensorFlow's devices.
+    """Makes the distribution strategy; call it before anything else uses TensorFlow's devices.
 
     Args:
       name: "one_device"; "mirrored" (every GPU of this host, or every virtual CPU);
-        "multi_worker" (hosts named by TF_CONFIG, or those of a Slurm step); "tpu"; "auto":
-        multi_worker when TF_CONFIG is set or Slurm has started several tasks, tpu when `tpu_name`
-        is given, mirrored with two or more GPUs, else one device.
-      tpu_name, tpu_zone, gcp_project: as `TPUClusterResolver` takes them; "local" on a TPU VM.
+        "multi_worker" (the hosts in TF_CONFIG, or those of a Slurm step); "tpu"; or "auto":
+        multi_worker if TF_CONFIG is set or Slurm has started several tasks, tpu if `tpu_name` is
+        given, mirrored with two or more GPUs or virtual CPUs, else one device.
+      tpu_name, tpu_zone, gcp_project: as for `TPUClusterResolver`; "local" on a TPU VM.
       virtual_cpus: devices to split the CPU into, to try replicas without GPUs; 0: no split.
-      this_host_only: "auto" and "multi_worker" then stand for the devices of this host.
+      this_host_only: whether "auto" and "multi_worker" use the devices of this host only.
 
     Returns:
       The strategy. Its `num_replicas_in_sync` is the number of replicas.
 
     Raises:
-      UserError: the name is unknown or the device does not exist.
+      UserError: the name is unknown, or the device does not exist.
     """
     if name not in STRATEGIES:
         raise unknown_name("strategy", name, STRATEGIES)
@@ -70,20 +70,20 @@ def make_strategy(
 
 
 def first_task() -> bool:
-    """Whether this process is alone, or the first of those that TF_CONFIG or Slurm lists."""
+    """Whether this is the only process, or the first that TF_CONFIG or Slurm lists."""
     if os.environ.get("TF_CONFIG") or _slurm_tasks():
         return _resolver_place(_resolver())[1] == 0
     return True
 
 
 def enable_determinism(seed: int) -> None:
-    """Allows only bitwise reproducible operations from now on; call it before any runs."""
+    """Allows only bitwise reproducible operations; call it before any operation runs."""
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
 
 def several_hosts(strategy: tf.distribute.Strategy) -> bool:
-    """Whether other processes run the same program and take part in each step."""
+    """Whether other processes take part in each step."""
     return len(host_names(strategy)[0]) > 1
 
 
@@ -97,13 +97,13 @@ def host_names(strategy: tf.distribute.Strategy) -> tuple[list[str], int]:
 def on_replicas(
     strategy: tf.distribute.Strategy, step: Callable, jit_compile: bool = False
 ) -> Callable:
-    """A function of `args` that runs `step` on every replica, as `strategy.run` does.
+    """Returns a function of `args` that runs `step` on every replica, as `strategy.run` does.
 
     Args:
-      strategy: the current one.
-      step: what a replica does with its share of the arguments.
-      jit_compile: compile it with XLA into one program. XLA has no collective
-        operations on CPUs: several CPU replicas get one program per part between collectives.
+      strategy: the current strategy.
+      step: the function that each replica calls on its share of the arguments.
+      jit_compile: compile `step` with XLA into one program. XLA has no collective operations on
+        CPUs, so several CPU replicas get one program for each part between collectives.
     """
     if not jit_compile:
         return functools.partial(strategy.run, step)
@@ -111,7 +111,7 @@ def on_replicas(
     if on_cpus and strategy.num_replicas_in_sync > 1:
 
         def run(args):
-            # Not inside the step: replicas are traced in turn into one graph, whose scope this is.
+            # Outside the step: the scope belongs to the graph into which all replicas are traced.
             with tf.xla.experimental.jit_scope():
                 return strategy.run(step, args)
 
@@ -120,7 +120,7 @@ def on_replicas(
 
 
 def num_replicas() -> int:
-    """Replicas in sync in the current strategy; 1 if there is none."""
+    """Number of replicas in sync in the current strategy; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -133,8 +133,8 @@ def gather_others(x: tf.Tensor) -> tf.Tensor:
       x: [n, D], the same shape on every replica.
 
     Returns:
-      [(replicas - 1) * n, D], from the replicas after this one, then those before it. Outside a
-      replica context, or with one replica, [0, D].
+      [(replicas - 1) * n, D]: first from the replicas after this one, then from those before it.
+      [0, D] outside a replica context, or with one replica.
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -147,7 +147,7 @@ def gather_others(x: tf.Tensor) -> tf.Tensor:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes checkpoints, logs and exports: the first of `host_names`."""
+    """Whether this process, as the first of `host_names`, writes checkpoints, logs and exports."""
     return host_names(strategy)[1] == 0
 
 
@@ -173,7 +173,7 @@ def _resolver():
     """The cluster resolver for the hosts that the environment lists.
 
     Raises:
-      UserError: it lists none, or not this host.
+      UserError: the environment lists no hosts, or not this one.
     """
     try:
         resolver = _resolve()
@@ -197,7 +197,7 @@ def _resolve():
 
     hosts = slurm.expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
     counts = slurm.expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
-    # Jobs of the same user may share a host: each has its own ports.
+    # Each job has its own ports, as jobs of the same user may share a host.
     base = _SLURM_PORTS + 8 * (int(os.environ.get("SLURM_JOB_ID", 0)) % 1000)
     workers = [f"{host}:{base + i}" for host, n in zip(hosts, counts) for i in range(n)]
     return resolvers.SimpleClusterResolver(

@@ -1,4 +1,4 @@
-"""The binary's flags: one for each field of Config, which holds their defaults and meaning."""
+"""The binary's flags: one for each field of Config, with its default and help."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tf_simclr.modes import MODES
 from tf_simclr.paths import at_home, is_folder_path
 from tf_simclr.settings import meaning
 
-# A number of steps that a run has recorded gives way to epochs on the command line.
+# A recorded number of steps is not inherited if the command line gives the epochs.
 _IN_EPOCHS = {"train_steps": "train_epochs", "checkpoint_steps": "checkpoint_epochs"}
-_ASKED = ("dataset", "image_size")  # Without them an encoder is judged on images of another kind.
+_ASKED = ("dataset", "image_size")  # Their defaults may not fit the encoder's images.
 
 _DATA_SETS = (("dataset", "data_dir", "label"), ("eval_dataset", "eval_data_dir", ""))
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines every flag, by the type of its field."""
+    """Defines a flag for every field of Config, by the field's type."""
     define = {
         "str": flags.DEFINE_string,
         "int": flags.DEFINE_integer,
@@ -35,25 +35,25 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses the command line, on top of what an earlier run left.
+    """Parses the command line, with settings inherited from an earlier run.
 
-    A training mode takes over what its run in --workdir has recorded, so that
-    `--mode=pretrain --workdir=DIR` resumes it. The modes that judge a run (knn_eval, linear_eval,
-    export) start from the settings of the run or the encoder that they judge, and fine-tuning from
-    its data and model settings, on top of the mode's own defaults. The command line overrides all.
+    A training mode inherits the settings of its run in --workdir, so that
+    `--mode=pretrain --workdir=DIR` resumes it. The modes that use a finished run (knn_eval,
+    linear_eval, export) inherit the settings of that run or encoder; fine-tuning inherits only data
+    and model settings, and has its own defaults for others. The command line overrides all of them.
 
     Args:
-      argv: the program's name and its arguments.
+      argv: the program's name and arguments.
       flag_values: where the flags are defined.
 
     Returns:
-      What is left: the name and the arguments that are no flags.
+      The program's name and the arguments that are not flags.
 
     Raises:
-      flags.Error: a flag is unknown, or its value is not of its type; or a flagfile is unreadable.
-      UserError: what the earlier run left is damaged; or an encoder comes without the settings that
-        its images need, and the command line does not give them either; or a setting is given that
-        the mode does not use.
+      flags.Error: a flag is unknown, or its value has the wrong type; or a flagfile is unreadable.
+      UserError: the files of the earlier run are damaged; or neither the encoder nor the command
+        line says what images the encoder was trained on; or a setting is given that the mode does
+        not use.
     """
     left = _parsed(argv, flag_values)
     inherited = _inherited(flag_values)
@@ -64,7 +64,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
 
 
 def _parsed(argv, flag_values):
-    """Parses; then "~" in a path is the home folder, for all that reads the flags."""
+    """Parses the arguments and expands "~" in all paths."""
     try:
         left = flag_values(argv)
     except (
@@ -80,12 +80,12 @@ def _parsed(argv, flag_values):
 
 
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
-    """The flags as a checked Config; the only way from flags into the package."""
+    """The flags as a checked Config; the package reads flags nowhere else."""
     return Config(**{name: flag_values[name].value for name in FIELDS})
 
 
 def flag_table() -> str:
-    """Every flag as a Markdown table; README holds it, and a test holds README to it."""
+    """Every flag as a Markdown table; a test checks that README contains it."""
     rows = ["| flag | default | what |", "|---|---|---|"]
     for name, field in FIELDS.items():
         default = f"`{field.default}`" if field.default != "" else ""
@@ -94,8 +94,8 @@ def flag_table() -> str:
 
 
 def _inherited(flag_values: flags.FlagValues) -> list[str]:
-    """The settings that are taken over, without those on the command line, as arguments."""
-    if flag_values.mode not in MODES:  # Config says so.
+    """The inherited settings as arguments, except those given on the command line."""
+    if flag_values.mode not in MODES:  # Config reports this.
         return []
     origin, settings = flag_values.workdir, _settings_resumed(flag_values)
     resumed = bool(settings)
@@ -103,20 +103,20 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
         origin, settings = _settings_before(flag_values)
         settings = {**MODES[flag_values.mode].defaults, **settings}
     if _is_given(flag_values, "dataset") and not resumed:
-        settings.pop("eval_dataset", None)  # The user names what to evaluate on.
+        settings.pop("eval_dataset", None)  # --dataset is what to evaluate on.
         settings.pop("eval_data_dir", None)
     for dataset, data_dir, label in _DATA_SETS:
         if _is_given(flag_values, dataset) and flag_values[dataset].value != settings.get(dataset):
-            settings.pop(label, None)  # It belongs to the earlier data set,
+            settings.pop(label, None)  # It belongs to the earlier data set.
             if any(map(_is_folder, (settings.get(dataset, ""), flag_values[dataset].value))):
-                settings.pop(data_dir, None)  # as the folder does; TFDS sets lie in one data_dir.
+                settings.pop(data_dir, None)  # So does a folder. TFDS sets share one data_dir.
     _refuse_unused(flag_values, settings)
     inherited = {
         name: value
         for name, value in settings.items()
         if not _is_given(flag_values, name) and not _is_given(flag_values, _IN_EPOCHS.get(name))
     }
-    # A resumed run has its encoder in its checkpoints.
+    # A resumed run restores its encoder from its checkpoints, not from --init_from.
     _check_places({**inherited, "init_from": ""} if resumed else inherited, origin)
     return [f"--{name}={value}" for name, value in inherited.items()]
 
@@ -126,7 +126,7 @@ def _is_folder(dataset: str) -> bool:
 
 
 def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
-    """(where they come from, {name: value}) of what the mode takes over; see `modes.Mode`."""
+    """(origin, {name: value}) of the settings that the mode inherits; see `modes.Mode`."""
     mode = MODES[flag_values.mode]
     encoder = flag_values.init_from or ("" if mode.trains else flag_values.workdir)
     if not mode.inherits or not encoder:
@@ -141,7 +141,7 @@ def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]
 
 
 def _settings_resumed(flag_values: flags.FlagValues) -> dict[str, Any]:
-    """{name: value} of the run in --workdir, where the mode would resume it; else {}."""
+    """{name: value} of the run in --workdir if the mode would resume it, else {}."""
     mode, workdir = MODES[flag_values.mode], flag_values.workdir
     run = settings_of_run(workdir) if mode.resumes and workdir else {}
     if run.get("mode") != mode.resumes:
@@ -150,7 +150,7 @@ def _settings_resumed(flag_values: flags.FlagValues) -> dict[str, Any]:
 
 
 def _refuse_unused(flag_values: flags.FlagValues, settings: dict[str, Any]) -> None:
-    """Raises UserError for a setting without effect; a recorded value may be given again."""
+    """Raises UserError for a setting without effect, unless it repeats the recorded value."""
     for name in MODES[flag_values.mode].unused:
         value = flag_values[name].value
         if _is_given(flag_values, name) and value != settings.get(name, FIELDS[name].default):
@@ -165,7 +165,7 @@ def _is_given(flag_values: flags.FlagValues, name: str | None) -> bool:
 
 
 def _ask(flag_values: flags.FlagValues, settings: dict[str, Any], encoder: str) -> None:
-    """Raises UserError where nothing says what images an encoder is to be judged on."""
+    """Raises UserError if nothing says what images an encoder was trained on."""
     known = [name for name in _ASKED if name in settings or _is_given(flag_values, name)]
     there = "://" in encoder or os.path.exists(encoder) or os.path.exists(encoder + ".index")
     if there and len(known) < len(_ASKED):
@@ -178,7 +178,7 @@ def _ask(flag_values: flags.FlagValues, settings: dict[str, Any], encoder: str) 
 
 
 def _check_places(settings: dict[str, Any], origin: str) -> None:
-    """Raises UserError for a recorded path that is relative to a folder we are not in."""
+    """Raises UserError for a recorded path that is relative to another current directory."""
     for name, value in settings.items():
         if not FIELDS[name].metadata["path"] or not value or "://" in value:
             continue

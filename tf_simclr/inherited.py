@@ -28,10 +28,10 @@ def settings_of_run(workdir: str) -> dict[str, Any]:
 def settings_of_encoder(path: str) -> dict[str, Any]:
     """{name: value} of the settings an encoder was made with, as far as they are known.
 
-    A workdir has them in flags.resolved, a checkpoint in the manifest.json of its folder, and an
-    exported encoder in its card.json. A card holds no paths, and a card of an older version only
-    the encoder's name and image size. The rest then comes from the run in the folder around the
-    export, if that run agrees with the card.
+    They are in a workdir's flags.resolved, in the manifest.json of a checkpoints folder, or in the
+    card.json of an exported encoder. A card holds no paths, and a card of an older version only the
+    encoder's name and image size. The other settings then come from the run in the export's parent
+    folder, if that run agrees with the card.
 
     Args:
       path: what `load_encoder_from` takes: a workdir, a checkpoints folder, a checkpoint, an

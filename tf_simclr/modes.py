@@ -1,4 +1,4 @@
-"""What each --mode is, one row each. Standard library only."""
+"""The modes, one row each. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Mode:
 
     Attributes:
       help: what it does, for --help.
-      trains: whether it trains, on every host; the other modes run on the first host only.
-      locks: whether it keeps other runs out of the workdir.
-      requires: settings that must be given, {name: what it is}.
-      resumes: the mode whose run in --workdir it continues: settings that the command line does
-        not give are that run's. "": none.
-      inherits: groups of settings that it takes over from the run or the encoder that it starts
-        from, --init_from or else --workdir.
-      defaults: settings whose default differs from the field's in Config, {name: value}.
-      only: settings that have one value here, as others would have no effect, {name: value}.
-      unused: settings without effect here: the command line must not change them.
+      trains: whether it trains, on every host. The other modes run on the first host only.
+      locks: whether it locks the workdir against other runs.
+      requires: settings that must be given, {name: meaning}.
+      resumes: the mode whose run in --workdir it continues, with that run's settings unless the
+        command line gives others. "": none.
+      inherits: groups of settings that it inherits from the run or the encoder that it starts
+        from: --init_from, or else --workdir.
+      defaults: settings whose default differs from that in Config, {name: value}.
+      only: settings with a single allowed value, as others would have no effect, {name: value}.
+      unused: settings without effect, which the command line must not change.
     """
 
     help: str
@@ -38,14 +38,14 @@ class Mode:
 
 
 _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
-_NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # While training.
+_NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # During training.
 
 
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
 
 
 def evaluation(help: str) -> Mode:
-    """A mode that evaluates an encoder, on images as its run had them."""
+    """A mode that evaluates an encoder, with the settings of the encoder's run."""
     return Mode(help, inherits=_ALL_BUT_RUN, only=_NO_EVALUATION)
 
 
@@ -67,7 +67,7 @@ MODES = {
         requires={**_WORKDIR, "init_from": "the encoder to start from, such as a run's workdir"},
         resumes="finetune",
         inherits=("Data", "Model"),
-        # SGD and no weight decay as in the paper, appendix B.5; the rest as measured on few images.
+        # SGD without weight decay as in the paper, appendix B.5; the rest tuned on few images.
         defaults={
             "optimizer": "momentum",
             "learning_rate": 0.05,

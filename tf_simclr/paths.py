@@ -1,4 +1,4 @@
-"""Paths as users give them and runs record them. Standard library only."""
+"""Paths from users and from recorded settings. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tf_simclr.errors import UserError
 def is_folder_path(dataset: str) -> bool:
     """Whether `--dataset` is the path of a folder of images, not the name of a data set.
 
-    A bare word is always a name: otherwise its meaning would depend on the current directory. A
+    A bare word is always a name, so that its meaning does not depend on the current directory. A
     name with a slash may be a TFDS name/config; a prepared set of that name in the current
-    directory is recognised by the versions in its folder.
+    directory is recognised by its version folders.
     """
     if dataset.startswith(("/", "./", "../", "~")) or dataset in (".", "..") or "://" in dataset:
         return True
@@ -24,7 +24,7 @@ def is_folder_path(dataset: str) -> bool:
 
 
 def at_home(path: str, argument: str) -> str:
-    """Expands "~" in a path: in `--workdir=~/x` the shell leaves it as it is.
+    """Expands "~" in a path, which the shell does not do in `--workdir=~/x`.
 
     Args:
       path: as given.
@@ -32,7 +32,7 @@ def at_home(path: str, argument: str) -> str:
 
     Raises:
       UserError: there is no such home folder; or a folder is literally called "~", as earlier
-        versions made them, and either could be meant.
+        versions created, so that the path is ambiguous.
     """
     expanded = os.path.expanduser(path)
     if path.startswith("~") and (expanded == path or os.path.exists(path)):
@@ -45,11 +45,11 @@ def at_home(path: str, argument: str) -> str:
 
 
 def may_be_same_place(before: str, now: str) -> bool:
-    """Whether a path recorded by a run may be the same place as `now`.
+    """Whether a path recorded by a run may refer to the same place as `now`.
 
-    If nothing exists at `before`, the folder was moved, or the path is relative to another current
-    directory. The fingerprint in the checkpoints' manifest then decides whether the images are the
-    same.
+    If nothing exists at `before`, the folder may have been moved, or the path may be relative to
+    another directory. The fingerprint in the checkpoints' manifest then decides whether the images
+    are the same.
     """
     if not before or not now or "://" in before:
         return before == now
