@@ -1,4 +1,4 @@
-"""Images that cannot be read: naming those that are damaged or missing, and leaving them out."""
+"""Finds, names and leaves out images that cannot be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tf_simclr.errors import UserError, printable
 _SHOWN = 5
 _LOOKED_FOR = 64
 
-# Raised for an image that is damaged, missing, or in a record whose checksum is wrong.
+# Raised for an image that is damaged or missing, or whose record has a wrong checksum.
 _OF_IMAGES = (
     tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
@@ -34,32 +34,32 @@ READ_ERRORS = (
 
 
 def find_bad_images(source: Source, indices: Iterable[int] | None = None) -> list[str]:
-    """Names the images that cannot be read or decoded, after trying each.
+    """Tries to decode each image and returns the names of those that fail.
 
     Args:
       source: any.
-      indices: those to try; None: all.
+      indices: the images to try; None: all.
 
     Returns:
-      Their paths, or what else identifies them.
+      Their paths, or other identification.
     """
     chosen = None if indices is None else np.fromiter(indices, np.int64)
     return [source.describe(index) for index in _bad_indices(source, chosen)]
 
 
 def without_bad(source: Source) -> Source:
-    """Leaves out the images that cannot be decoded, after trying each; `bad_images` lists them.
+    """Tries to decode each image and leaves out those that fail; `bad_images` lists them.
 
-    Others do not take their place, as a batch must not contain an image twice.
+    They are not replaced by others, as a batch must not contain an image twice.
 
     Args:
       source: any.
 
     Returns:
-      The source of the others; `source` itself where all are good.
+      A source of the good images; `source` itself if all are good.
 
     Raises:
-      UserError: no image is good.
+      UserError: no image can be decoded.
     """
     bad = np.zeros(source.num_examples, bool)
     bad[_bad_indices(source)] = True
@@ -78,7 +78,7 @@ def without_bad(source: Source) -> Source:
 
 
 def bad_images_error(names: list[str], count: int) -> UserError:
-    """Says which of `count` files of a folder cannot be decoded, and what to do."""
+    """An error that says which of `count` files of a folder cannot be decoded, and what to do."""
     return UserError(
         f"{len(names)} of {count} files cannot be decoded, or are above {MAX_BYTES:,} bytes or "
         f"{MAX_PIXELS:,} pixels: {listed(names)}. "
@@ -89,7 +89,7 @@ def bad_images_error(names: list[str], count: int) -> UserError:
 
 @contextlib.contextmanager
 def naming_bad_images(source: Source):
-    """Turns a failure to read an image inside the block into an error that names the files.
+    """Turns a failure to read an image within the block into an error that names the files.
 
     Raises:
       UserError: files are missing or cannot be decoded, or no file of a folder can be found.
@@ -97,14 +97,14 @@ def naming_bad_images(source: Source):
     try:
         yield
     except READ_ERRORS as error:
-        # Other parts of a step can raise the rarer errors, too.
+        # The other errors of READ_ERRORS can also come from other parts of a step.
         if not isinstance(error, _OF_IMAGES) and "ReadFile" not in str(error):
             raise
         raise explain_bad_images(source, error) from error
 
 
 def explain_bad_images(source: Source, error: tf.errors.OpError) -> UserError:
-    """Says which images are missing or damaged; if all can be read now, what failed before."""
+    """An error that names missing or damaged images or, if all can be read now, repeats `error`."""
     if source.folder is not None and _all_gone(source):
         return UserError(
             f"no image of the folder {source.folder!r} can be found any more: it was moved or "
@@ -140,22 +140,22 @@ def _all_gone(source):
 
 
 def listed(names: list[str]) -> str:
-    """The first few of a list, and how many more there are."""
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(printable, names[:_SHOWN])) + more
 
 
 def _bad_indices(source, indices=None):
-    """int64, increasing."""
-    if source.store.nbytes:  # They were decoded already.
+    """Indices of the images that cannot be decoded, int64, increasing."""
+    if source.store.nbytes:  # All are in memory, so they could be decoded.
         return np.zeros(0, np.int64)
     indices = np.arange(source.num_examples) if indices is None else np.unique(indices)
     chosen, indices = indices, np.setdiff1d(indices, source.store.unreadable)
 
     def attempt(index):
-        return index, tf.shape(source.load(index))  # The shape, or decoding would be left out.
+        return index, tf.shape(source.load(index))  # Without it, decoding would be pruned.
 
-    # An element that fails is passed over, whichever thread it failed in.
+    # Skips elements that fail, in whichever thread.
     good = tf.data.Dataset.from_tensor_slices(indices)
     good = good.map(attempt, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors().batch(64)
     seen = np.zeros(source.num_examples, bool)

@@ -1,6 +1,6 @@
-"""Encoded image files (JPEG, PNG, GIF, BMP) to uint8 tensors, in the graph, as viewers show them.
+"""Decodes image files (JPEG, PNG, GIF, BMP) to uint8 tensors, in the graph, as viewers show them.
 
-The format is read from the contents, never from the name: the name often lies.
+The format is read from the contents, never from the name, which is often wrong.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from tf_simclr.data import headers
 from tf_simclr.data.gif import gif_frame
 from tf_simclr.data.png import is_plain_png, png_facts, png_size
 
-MAX_BYTES = 500_000_000  # Of a file, which is read into memory whole: larger ones are called bad.
+MAX_BYTES = 500_000_000  # Larger files count as bad: a file is read into memory whole.
 MAX_PIXELS = (
-    100_000_000  # Larger ones are called bad: a header of a few bytes can ask for gigabytes.
+    100_000_000  # Larger images count as bad: a header of a few bytes can ask for gigabytes.
 )
 _TOO_LARGE = f"an image of more than {MAX_PIXELS:,} pixels"
 _BMP_KIND = "a BMP that is compressed, or stores its colours in another order"
-_WHITE = 255  # What transparent pixels show, as on most pages of the web.
+_WHITE = 255  # The background of transparent pixels, as on most web pages.
 
 
-@tf.autograph.experimental.do_not_convert  # Nothing to convert, and finding that out takes long.
+@tf.autograph.experimental.do_not_convert  # Nothing to convert, and AutoGraph is slow to see that.
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes one image; of an animation, the first frame.
+    """Decodes one image, or the first frame of an animation.
 
-    Grey, palette, 16-bit, transparent and CMYK images all come out with the same channels.
-    An image that EXIF says is stored turned or mirrored comes out upright. Transparency is blended
-    over white, unless `channels` is 4. A GIF comes out as its whole canvas, white where the frame
-    does not cover it. Of 16 bits the upper 8 are kept; where a PNG says that fewer are
-    significant (sBIT) and holds them in the lower bits, the upper 8 of those. Colour profiles and
-    gamma are not applied.
+    Grey, palette, 16-bit, transparent and CMYK images are all converted to the same channels.
+    Images are rotated and mirrored as EXIF says. Transparency is blended over white, unless
+    `channels` is 4. A GIF gives its whole canvas, white where the frame does not cover it. 16-bit
+    samples keep their upper 8 bits; if a PNG says that fewer bits are significant (sBIT) and stores
+    them in the lower bits, the upper 8 of those. Colour profiles and gamma are not applied.
 
     Args:
       contents: scalar string, an image file.
@@ -41,11 +40,11 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
       uint8 [h, w, channels]; (h, w) is `image_size(contents)`.
 
     Raises:
-      tf.errors.InvalidArgumentError: damaged, not a JPEG, PNG, GIF or BMP, a BMP that is compressed
-        or stores its colours in another order, or above `MAX_PIXELS`.
+      tf.errors.InvalidArgumentError: the file is damaged, is not a JPEG, PNG, GIF or BMP, is a BMP
+        that is compressed or stores its colours in another order, or exceeds `MAX_PIXELS`.
     """
-    # JPEGs come by the million: they are spared what the other formats need, and those without
-    # EXIF data the walk through their segments.
+    # Most images are JPEGs, so they skip the checks that other formats need. Those without EXIF
+    # data also skip the walk through their segments.
     image = tf.cond(
         headers.is_plain_jpeg(contents),
         lambda: _decode_jpeg(contents, channels),
@@ -55,7 +54,7 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _apart(function, channels):
-    """In a graph, a function of its own: inlined, each of its operations costs time, run or not."""
+    """Makes a separate graph function: inlined operations cost time even if they do not run."""
     if tf.executing_eagerly():
         return functools.partial(function, channels=channels)
     return _traced_once(function, channels, MAX_PIXELS)
@@ -63,7 +62,7 @@ def _apart(function, channels):
 
 @functools.cache
 def _traced_once(function, channels, max_pixels):
-    """Kept, as tracing takes long and every data set asks for it; the graph holds `max_pixels`."""
+    """Cached, as tracing is slow and every data set needs it; the graph fixes `max_pixels`."""
     del max_pixels
     function = functools.partial(function, channels=channels)
     attributes = {"_noinline": True}
@@ -84,8 +83,8 @@ def _decode_jpeg(contents, channels):
 
 
 def _decode_other(contents, channels):
-    """Any but a plain JPEG."""
-    # By `format_of`; decode_image says what is wrong with other formats.
+    """Decodes anything but a plain JPEG."""
+    # Indexed by `format_of`. For unknown formats decode_image reports the error.
     decoders = [_decode_image, _decode_jpeg_with_exif, _decode_png, _decode_gif, _decode_bmp]
     branches = [functools.partial(_apart(f, channels), contents) for f in decoders]
     return tf.switch_case(headers.format_of(contents), branches)
@@ -130,11 +129,11 @@ def _decode_rgba(contents, transparent):
 
 
 def _decode_low_bits(contents, significant):
-    """RGBA of a PNG of 16 bits of which fewer are significant.
+    """RGBA of a 16-bit PNG with fewer significant bits.
 
-    PNG asks for samples that fill the range: these have their significant bits on top, below them
-    zeros or what is lost by rounding. Some writers leave the samples as they are, which then have
-    nothing on top and cannot be read otherwise.
+    PNG requires samples that fill the range: the significant bits on top, and below them zeros or
+    rounding. Some writers do not scale the samples, which leaves the upper bits empty; those
+    samples are scaled here.
     """
     values = tf.cast(tf.io.decode_png(contents, 4, tf.uint16), tf.int32)
     significant = tf.cast(significant, tf.int32)
@@ -145,7 +144,7 @@ def _decode_low_bits(contents, significant):
 
 
 def _over_white(rgba):
-    """uint8 [h, w, 4] to [h, w, 3], rounded: alpha 255 leaves a colour as it is."""
+    """Blends uint8 [h, w, 4] over white to [h, w, 3], rounded; alpha 255 changes nothing."""
     colours, alpha = (tf.cast(x, tf.uint16) for x in tf.split(rgba, [3, 1], axis=-1))
     blended = colours * alpha + _WHITE * (255 - alpha)
     return tf.cast((blended + 127) // 255, tf.uint8)
@@ -171,7 +170,7 @@ def _decode_bmp(contents, channels):
 
     def palette():
         colours = tf.reshape(tf.io.decode_raw(facts.palette, tf.uint8), [-1, 4])[:, 2::-1]
-        # decode_image would take the indices for grey.
+        # decode_image would treat the indices as grey values.
         indices = tf.io.decode_bmp(contents, channels=0)[..., 0]
         return tf.gather(colours, tf.cast(indices, tf.int32))
 
@@ -190,10 +189,10 @@ def _decode_image(contents, channels):
 
 
 def _upright(image, orientation):
-    """Turns and mirrors a stored image as its EXIF orientation, 1 to 8, says.
+    """Rotates and mirrors a stored image by its EXIF orientation, 1 to 8.
 
-    5 to 8 are 1 to 4 of the transposed image. 2 mirrors it left to right, 4 top to bottom, and 3
-    does both.
+    2 mirrors left to right, 4 top to bottom, and 3 does both. 5 to 8 do the same as 1 to 4 to the
+    transposed image.
     """
     image = tf.cond(orientation > 4, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     mirrored = (orientation - 1) % 4
@@ -203,20 +202,20 @@ def _upright(image, orientation):
 
 
 def _bounded(contents, size):
-    """The contents; an InvalidArgumentError if an image of this size is too large to be decoded."""
-    # In floating point: the product of two sides of 32 bits can exceed an int64.
+    """Returns the contents; InvalidArgumentError if an image of this size is too large."""
+    # In floating point, as the product of two 32-bit sides can exceed an int64.
     pixels = tf.reduce_prod(tf.cast(size, tf.float64))
     return _require(pixels <= MAX_PIXELS, _TOO_LARGE, contents)
 
 
 def _require(condition, otherwise, contents):
-    """The contents; an InvalidArgumentError that says `otherwise` if the condition is not met."""
-    # Not tf.debugging, whose assertions are a branch each: that is time for every image.
+    """Returns the contents; InvalidArgumentError with text `otherwise` unless `condition`."""
+    # Not tf.debugging: its assertions add a branch, which costs time for every image.
     with tf.control_dependencies([tf.raw_ops.Assert(condition=condition, data=[otherwise])]):
         return tf.identity(contents)
 
 
 def to_grey(image: tf.Tensor) -> tf.Tensor:
-    """uint8 [..., 3] to uint8 [..., 1], rounded: R = G = B comes out as it was."""
+    """Converts uint8 [..., 3] to uint8 [..., 1], rounded; R = G = B stays exact."""
     grey = tf.image.rgb_to_grayscale(tf.cast(image, tf.float32))
     return tf.cast(tf.round(grey), tf.uint8)

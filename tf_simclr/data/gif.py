@@ -1,4 +1,4 @@
-"""The first frame of a GIF: cut out as a file of its own, with its place on the canvas."""
+"""Cuts out the first frame of a GIF as a separate file, with its place on the canvas."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from tf_simclr.data.binary import byte, either, numbers, piece
 
-# Limits for loops over what a file repeats; encoders stay far below them.
+# Limits of the loops below; encoders stay far below them.
 _MAX_EXTENSIONS = 20  # Before the first frame.
-_MAX_EXTENSION, _MAX_FRAME = 20_000, 500_000  # In pieces of up to 255 bytes.
+_MAX_EXTENSION, _MAX_FRAME = 20_000, 500_000  # Number of pieces of up to 255 bytes.
 
 
 class GifFrame(NamedTuple):
@@ -19,9 +19,9 @@ class GifFrame(NamedTuple):
     Attributes:
       file: a GIF of this frame alone, with its transparent colour made white; scalar string.
         Empty if there is no frame within the limits above.
-      canvas: height and width of the image in which the frame stands, int64 [2].
-      place: where it stands, top and left, int64 [2].
-      transparent: whether it has a transparent colour, bool.
+      canvas: height and width of the canvas, int64 [2].
+      place: top and left of the frame on the canvas, int64 [2].
+      transparent: whether the frame has a transparent colour, bool.
     """
 
     file: tf.Tensor
@@ -33,8 +33,9 @@ class GifFrame(NamedTuple):
 def gif_frame(contents: tf.Tensor) -> GifFrame:
     """Cuts the first frame out of a GIF: TensorFlow would decode all, and lose the frame's place.
 
-    A GIF is a header, blocks, and ";". A block is "!" and a label (an extension), or "," with a
-    place, a size and perhaps a palette (a frame); then pieces behind their lengths, the last empty.
+    A GIF is a header, blocks, and ";". A block is an extension ("!" and a label) or a frame (","
+    with a place, a size and perhaps a palette), followed by pieces. A piece is its length and as
+    many bytes; an empty piece ends the block.
     """
     zero = tf.constant(0, tf.int64)
     start, transparent = tf.while_loop(
@@ -64,7 +65,7 @@ def gif_frame(contents: tf.Tensor) -> GifFrame:
 
     return GifFrame(
         tf.cond(found, file, lambda: tf.constant(b"")),
-        # Like browsers: a frame that reaches beyond the canvas makes it larger.
+        # As in browsers, a frame that extends beyond the canvas enlarges it.
         either(found, tf.maximum(screen, [top + height, left + width]), 0),
         tf.stack([top, left]),
         transparent >= 0,
@@ -72,18 +73,18 @@ def gif_frame(contents: tf.Tensor) -> GifFrame:
 
 
 def _transparent_colour(contents, place, before):
-    """Index of the transparent colour, if the extension at `place` sets one; else as before."""
+    """Index of the transparent colour if the extension at `place` sets one, else `before`."""
     label, _, flags, _, _, index = tf.unstack(numbers(contents, place + 1, 6, tf.uint8))
     return tf.where((label == 0xF9) & (flags & 1 > 0), index, before)
 
 
 def _white_palette(contents, start, transparent):
-    """What is between the size and the first frame of a GIF: flags and the palette of the frame.
+    """The bytes of a GIF between the size and the first frame: flags and the frame's palette.
 
-    The transparent colour is white in it; the palette grows if it has no such colour.
+    The transparent colour becomes white; the palette is enlarged if it lacks that index.
     """
     own, shared = byte(contents, start + 9), byte(contents, 10)
-    flags = tf.where(own >= 128, own, shared)  # Without any palette these have no bit 128 either.
+    flags = tf.where(own >= 128, own, shared)  # Bit 128: there is a palette.
     place, size = either(own >= 128, start + 10, 13), _palette_size(flags)
     palette = piece(contents, place, 3 * size)
     grows = transparent >= size
@@ -99,7 +100,7 @@ def _white_palette(contents, start, transparent):
 
 
 def _pieces_end(contents, place, most):
-    """The place behind the last piece."""
+    """The position after the last piece."""
     last = tf.while_loop(
         lambda place: byte(contents, place) > 0,
         lambda place: [place + 1 + byte(contents, place)],

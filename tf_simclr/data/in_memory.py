@@ -1,4 +1,4 @@
-"""Decoding all images of a source once, into memory."""
+"""Decodes all images of a source once, into memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tf_simclr.data.image_source import Source
 from tf_simclr.data.stores import ArrayStore, RaggedStore, Store
 from tf_simclr.errors import UserError
 
-_ALIGNED = 64  # Bytes. TensorFlow shares memory with this alignment instead of copying it.
+_ALIGNED = 64  # Bytes. TensorFlow shares memory with this alignment; other memory it copies.
 _SAMPLE = 64
 _BATCH = 256
 
@@ -29,19 +29,18 @@ def in_memory(source: Source, most_bytes: float = math.inf, shorter_side: int = 
 
     Args:
       source: any.
-      most_bytes: how much memory the decoded images may take; their size is known before they are
-        decoded.
-      shorter_side: pixels; images whose shorter side is longer are reduced to it, by the mean over
+      most_bytes: how much memory the decoded images may take. Their size is known before decoding.
+      shorter_side: pixels. Images with a longer shorter side are reduced to it, by the mean over
         each pixel's area, and keep their proportions. 0: no image is reduced.
 
     Returns:
-      A source of the same images and fingerprint with a store in memory. `source` itself if it is
-      in memory already, or, when no image is to be reduced, if the images take more than
-      `most_bytes` or one of them cannot be read (loading that image reports the error).
+      A source with the same images and fingerprint, in memory. With `shorter_side` 0, `source`
+      itself if it is in memory already, if the images take more than `most_bytes`, or if one of
+      them cannot be read (loading that image reports the error).
 
     Raises:
-      UserError: there is not enough memory; images that are to be reduced take more than
-        `most_bytes` even then, or cannot be read.
+      UserError: there is not enough memory; or, with `shorter_side`, the reduced images take more
+        than `most_bytes`, or an image cannot be read.
     """
     if source.image_shape and shorter_side >= min(source.image_shape):
         shorter_side = 0
@@ -74,7 +73,7 @@ class Unreadable(Exception):
 
 
 class TooLarge(Exception):
-    """The images take more memory than they may; the argument is how many bytes."""
+    """The images take more memory than allowed; the argument is how many bytes."""
 
 
 def decoded_store(store: Store, most_bytes: float = math.inf, shorter_side: int = 0) -> Store:
@@ -88,14 +87,14 @@ def decoded_store(store: Store, most_bytes: float = math.inf, shorter_side: int 
       An `ArrayStore` if the images are known to have one shape, else a `RaggedStore`.
 
     Raises:
-      TooLarge: they take more than `most_bytes`; nothing was decoded.
-      Unreadable: a header has no size, or another one than the image.
+      TooLarge: the images take more than `most_bytes`; nothing was decoded.
+      Unreadable: a header has no size, or not that of the image.
       tf.errors.OpError: an image cannot be read.
       UserError: there is not enough memory.
     """
     count = store.num_examples
     some = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(np.int64))
-    # All headers are read only if a few suggest that there may be enough memory.
+    # Reads a few headers first, and all only if those suggest that there is enough memory.
     estimate = _bytes_of(_reduced(_shapes(store, some), shorter_side)).mean() * count
     if estimate > 2 * most_bytes:
         raise TooLarge(estimate)
@@ -128,7 +127,7 @@ def _fill(pixels, store, originals, shapes):
         lambda image, shape: (tf.shape(image, tf.int64), _resized(image, shape)), tf.data.AUTOTUNE
     )
     batch = _BATCH if store.image_shape else 1
-    if batch > 1:  # Python takes one step per batch then.
+    if batch > 1:  # The Python loop below then runs once per batch.
         images = images.batch(batch).prefetch(tf.data.AUTOTUNE)
     done = end = 0
     with tqdm(desc="Decoding into memory", total=len(shapes), mininterval=5, delay=5) as progress:
@@ -143,14 +142,14 @@ def _fill(pixels, store, originals, shapes):
 
 
 def _aligned(size):
-    """uint8 [size], not initialised."""
+    """An aligned, uninitialised array, uint8 [size]."""
     buffer = np.empty(size + _ALIGNED, np.uint8)
     begin = -buffer.ctypes.data % _ALIGNED
     return buffer[begin : begin + size]
 
 
 def _reduced(shapes, shorter_side):
-    """int64 [n, 3]: the shapes with the shorter side reduced to `shorter_side` if it is longer."""
+    """The shapes, int64 [n, 3], with longer shorter sides reduced to `shorter_side`."""
     if not shorter_side:
         return shapes
     sides = shapes[:, :2]
@@ -159,7 +158,7 @@ def _reduced(shapes, shorter_side):
 
 
 def _resized(image, shape):
-    """An image at the size of `shape`, which is no larger."""
+    """Reduces an image to `shape`, which is not larger."""
 
     def resized():
         x = tf.image.resize(image, tf.cast(shape[:2], tf.int32), "area")
@@ -170,12 +169,12 @@ def _resized(image, shape):
 
 
 def _bytes_of(shapes):
-    """float64 [n]: a damaged header can ask for more than an integer holds."""
+    """Bytes per image, float64 [n], as a damaged header can exceed the range of int64."""
     return shapes.astype(np.float64).prod(axis=1)
 
 
 def _shapes(store, rows):
-    """int64 [n, 3], without decoding."""
+    """The shapes of images, int64 [n, 3], from their headers."""
     sizes = store.sizes(rows)
     pixels = _bytes_of(sizes)
     unreadable = (pixels == 0) | (pixels > MAX_PIXELS)  # The limits of `decode`.

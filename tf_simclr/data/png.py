@@ -1,4 +1,4 @@
-"""What the chunks of a PNG say (W3C, PNG Specification), read in the graph without decoding."""
+"""Reads the chunks of a PNG (W3C, PNG Specification) in the graph, without decoding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import tensorflow as tf
 from tf_simclr.data.binary import contains, either, numbers, piece
 from tf_simclr.data.exif import exif_orientation
 
-_MAX_CHUNKS = 100_000  # Encoders stay far below: one may write a chunk for every 8 KiB.
+_MAX_CHUNKS = 100_000  # Encoders write far fewer: at most one per 8 KiB.
 _PIXELS = int.from_bytes(b"IDAT", "big")
-_CHUNKS = (b"eXIf", b"sBIT", b"tRNS")  # The ones that are looked for.
+_CHUNKS = (b"eXIf", b"sBIT", b"tRNS")  # The chunks to look for.
 
 
 def is_plain_png(contents: tf.Tensor) -> tf.Tensor:
-    """Whether a PNG's pixels need no change, bool scalar; False also if that is not certain.
+    """Whether a PNG's pixels certainly need no change, bool scalar.
 
     The chunks that matter come before the pixels, except eXIf, which may come after them.
     """
@@ -27,15 +27,15 @@ def is_plain_png(contents: tf.Tensor) -> tf.Tensor:
 
 
 class PngFacts(NamedTuple):
-    """What the chunks of a PNG say.
+    """Facts from the chunks of a PNG.
 
     Attributes:
       size: height and width as stored, int64 [2].
-      orientation: a function that returns it, by EXIF, as an int64 scalar from 1 to 8.
+      orientation: a function that returns the EXIF orientation, int64 scalar from 1 to 8.
       plain: whether `orientation` is 1, `transparent` False and `significant` is `bits`, bool.
       transparent: whether there is an alpha channel or a transparent colour, bool.
-      bits: of a sample, int64: 1, 2, 4, 8 or 16.
-      significant: how many of those carry information, int64.
+      bits: bits per sample, int64: 1, 2, 4, 8 or 16.
+      significant: how many of those bits carry information, int64.
     """
 
     size: tf.Tensor
@@ -52,18 +52,18 @@ def png_size(contents: tf.Tensor) -> tf.Tensor:
 
 
 def png_facts(contents: tf.Tensor) -> PngFacts:
-    """Walks through the chunks of a PNG, to the end: eXIf may come after the pixels."""
+    """Walks through all chunks of a PNG, as eXIf may come after the pixels."""
     bits, colours = tf.unstack(numbers(contents, 24, 2, tf.uint8))
     names = tf.constant([int.from_bytes(name, "big") for name in _CHUNKS], tf.int64)
 
     def head(place):
-        """Length and name."""
+        """Length and name of the chunk at `place`."""
         return numbers(contents, place, 2, tf.int32)
 
     def step(place, current, found):
         found = tf.where(names == current[1], place, found)
-        # Pixels are in many chunks, of one size except for the last. All of them are skipped in one
-        # leap, if the leap ends at another chunk of pixels.
+        # Pixels are in many chunks of the same size, except the last. All are skipped at once if
+        # that leads to another chunk of pixels.
         size = 12 + current[0]
         leap = place + tf.maximum((end - place) // size, 1) * size
         pixels = (current[1] == _PIXELS) & (head(leap)[1] == _PIXELS)
@@ -73,12 +73,12 @@ def png_facts(contents: tf.Tensor) -> PngFacts:
     end = tf.cast(tf.strings.length(contents), tf.int64)
     first = tf.constant(8, tf.int64)
     _, _, found = tf.while_loop(
-        lambda place, current, found: current[1] > 0,  # 0: the end.
+        lambda place, current, found: current[1] > 0,  # 0: beyond the end of the file.
         step,
         [first, head(first), tf.zeros_like(names)],
         maximum_iterations=_MAX_CHUNKS,
     )
-    exif, bits_used, transparency = tf.unstack(found)  # Where each begins; 0: nowhere.
+    exif, bits_used, transparency = tf.unstack(found)  # Where each chunk begins; 0: absent.
 
     def data(place):
         return piece(contents, place + 8, either(place > 0, head(place)[0], 0))

@@ -1,4 +1,4 @@
-"""Which folder is which split of a data set: train/, valid/, Test_Set/ and so on."""
+"""Finds the folders of a data set's splits: train/, valid/, Test_Set/ and so on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tf_simclr.data.bad_images import listed
 from tf_simclr.data.listing import Scan
 from tf_simclr.errors import UserError
 
-# Names that data sets use: torchvision's ImageNet train/val, fastai and Roboflow train/valid/test,
-# Hugging Face's imagefolder all of these but trn and tst, Kaggle Training/Testing, training_set.
+# Names in use: train/val (torchvision's ImageNet), train/valid/test (fastai, Roboflow), all of
+# these but trn and tst (Hugging Face's imagefolder), Training/Testing and training_set (Kaggle).
 _NAMES = {
     "train": ("train", "training", "trn"),
     "validation": ("val", "valid", "validation", "dev"),
@@ -25,16 +25,16 @@ _LIKE = re.compile(r"(?<![a-z])(" + "|".join(_SPLIT_OF) + r")(set)?(?![a-z])")  
 
 
 def text_of(name: bytes) -> str:
-    """A file's name as text, in Unicode's composed form (NFC).
+    """A file name as text, in Unicode's composed form (NFC).
 
-    One name can be stored in two forms: Macs decompose letters with accents, other systems do not.
-    Bytes that are not UTF-8 stay distinct, as surrogates.
+    The same name can be stored in two forms, as Macs decompose letters with accents. Bytes that are
+    not UTF-8 stay distinct, as surrogates.
     """
     return unicodedata.normalize("NFC", os.fsdecode(name))
 
 
 def split_named(name: str) -> str | None:
-    """The split that a folder's name stands for: "train", "validation", "test", or None."""
+    """The split that a folder's name means: "train", "validation", "test", or None."""
     match = _PATTERN.fullmatch(name.casefold())
     return _SPLIT_OF.get(match[1]) if match else None
 
@@ -42,19 +42,19 @@ def split_named(name: str) -> str | None:
 def find_split(scan: Scan, folder: bytes, split: str) -> tuple[bytes, list[bytes]]:
     """Finds the folder of a split.
 
-    A folder has splits if it has sub-folders named as a training split and as another one, or
-    nothing but sub-folders named as splits. Any other folder is one set, the split "train".
+    A folder has splits if its sub-folders include a training split and another split, or if it
+    holds only sub-folders named as splits. Any other folder is a single set, the split "train".
 
     Args:
       scan: lists folders.
       folder: the folder of the data set.
-      split: "train", "test", "val", ...: the exact name of a sub-folder, the name in other case, or
-        another usual name of the same split, in this order. "test" falls back to the validation
-        split.
+      split: "train", "test", "val", ... A sub-folder matches by its exact name, else by its name
+        in another case, else by another usual name of the split. "test" falls back to the
+        validation split.
 
     Returns:
-      (the split's folder, the folders that are named as splits: they share one numbering of
-      classes). The second is empty if the folder is one set.
+      (the split's folder, all folders named as splits, which share one numbering of classes). The
+      second is empty if the folder is a single set.
 
     Raises:
       UserError: no folder matches the split, or several match equally well.
@@ -79,12 +79,12 @@ def find_split(scan: Scan, folder: bytes, split: str) -> tuple[bytes, list[bytes
 
 
 def warn_of_split_names(folder: bytes, classes: set[bytes], without_images: set[bytes]):
-    """Warns where folders that are taken as classes look like splits.
+    """Warns if folders that are read as classes look like splits.
 
     Args:
       folder: the folder of the data set.
-      classes: the names of its classes' folders.
-      without_images: those that hold sub-folders only, as a split does that has classes.
+      classes: the names of its class folders.
+      without_images: those that hold only sub-folders, as a split with classes does.
     """
     alike = {name for name in classes if _LIKE.search(text_of(name).casefold())}
     if len(classes) > 1 and alike and (alike == classes or alike & without_images):
@@ -97,11 +97,11 @@ def warn_of_split_names(folder: bytes, classes: set[bytes], without_images: set[
 
 
 def warn_of_nested_splits(folder: bytes, names: set[bytes]):
-    """Warns where the only folder with images holds splits, which are then one set.
+    """Warns if the only folder with images holds splits, which are then read as a single set.
 
     Args:
       folder: the folder.
-      names: of the folders in it.
+      names: the names of the folders in it.
     """
     splits = {split_named(text_of(name)) for name in names} - {None}
     if "train" in splits and len(splits) > 1:
@@ -115,7 +115,7 @@ def warn_of_nested_splits(folder: bytes, names: set[bytes]):
 
 
 def _choose(scan, folder, split_of, split):
-    """The name of the folder that is a split."""
+    """The name of the folder that matches a split."""
     wanted, text = split_named(split), unicodedata.normalize("NFC", split)
     matchers = (
         lambda name: text_of(name) == text,
@@ -142,7 +142,7 @@ def _choose(scan, folder, split_of, split):
 
 
 def _report(folder, contents, split_of, name, split):
-    """Logs which folder is the split, and warns of folders and images that are not used."""
+    """Logs which folder is the split, and warns of unused folders and images."""
     if text_of(name) != unicodedata.normalize("NFC", split):
         logging.info("The split %r is the folder %r.", split, os.fsdecode(name))
     same = [other for other in split_of if split_of[name] and split_of[other] == split_of[name]]

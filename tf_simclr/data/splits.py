@@ -1,4 +1,4 @@
-"""Parts of a data set: `train`, `train[:90%]`, `train[90%:]`, written as TFDS writes them."""
+"""Slices of a data set, in TFDS's notation: `train`, `train[:90%]`, `train[90%:]`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from tf_simclr.errors import UserError
 
 _PATTERN = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<start>-?\d{1,18}%?)?:(?P<stop>-?\d{1,18}%?)?\])?")
-_SEED = 20200213  # Of the order slices are cut from; changing it changes everybody's hold-out.
+_SEED = 20200213  # Seeds the order that slices are cut from: a new value changes every hold-out.
 
 
 def parse_split(split: str) -> tuple[str, tuple[str, str] | None]:
-    """Takes a split such as "train[:90%]" apart.
+    """Parses a split such as "train[:90%]".
 
     Args:
-      split: a name, or a name and [from:to], each an image number or a percentage, or left out;
-        negative ones count from the end.
+      split: a name, or a name and [from:to]. Each bound is an image number or a percentage, or is
+        left out; negative ones count from the end.
 
     Returns:
-      (name, (from, to)) with the bounds as written, "" where left out; (name, None) for the whole.
+      (name, (from, to)) with the bounds as written, "" if left out; (name, None) without a slice.
 
     Raises:
-      UserError: not of this form.
+      UserError: the split does not have this form.
     """
     match = _PATTERN.fullmatch(split.strip())
     if not match:
@@ -38,9 +38,8 @@ def parse_split(split: str) -> tuple[str, tuple[str, str] | None]:
 def slice_rows(labels: np.ndarray | None, num_examples: int, bounds: tuple[str, str]) -> np.ndarray:
     """The examples of a slice, in the data set's order.
 
-    Slices are cut from `spread_order`, not from the data set's own order: that is usually sorted by
-    class, and its last tenth would be one class. Slices that do not overlap as written share no
-    example.
+    Slices are cut from `spread_order`, because data sets are usually sorted by class, so that the
+    last tenth would be one class. Slices that do not overlap as written share no example.
 
     Args:
       labels: int64 [N], or None.
@@ -51,7 +50,7 @@ def slice_rows(labels: np.ndarray | None, num_examples: int, bounds: tuple[str, 
       int64 [n], increasing.
 
     Raises:
-      UserError: an empty slice, or a bound beyond the data set.
+      UserError: the slice is empty, or a bound is beyond the data set.
     """
     text = f"[{bounds[0]}:{bounds[1]}]"
     start = _place(bounds[0], num_examples, text) if bounds[0] else 0
@@ -62,7 +61,7 @@ def slice_rows(labels: np.ndarray | None, num_examples: int, bounds: tuple[str, 
 
 
 def spread_order(labels: np.ndarray | None, num_examples: int) -> np.ndarray:
-    """A fixed shuffle in which every stretch has the classes in the proportions of the whole.
+    """A fixed shuffle in which every section has about the class proportions of the whole.
 
     Args:
       labels: int64 [N], or None for a plain shuffle.
@@ -71,7 +70,7 @@ def spread_order(labels: np.ndarray | None, num_examples: int) -> np.ndarray:
     Returns:
       int64 [N], a permutation; the same on every machine.
     """
-    shuffled = np.random.RandomState(_SEED).permutation(num_examples)  # Stable across NumPys.
+    shuffled = np.random.RandomState(_SEED).permutation(num_examples)  # Same in all NumPy versions.
     if labels is None:
         return shuffled
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -83,7 +82,7 @@ def spread_order(labels: np.ndarray | None, num_examples: int) -> np.ndarray:
 
 
 def _place(bound, num_examples, text):
-    """A bound as a place in [0, num_examples]."""
+    """A bound as a position in [0, num_examples]."""
     if bound.endswith("%"):
         percent = int(bound[:-1])
         if abs(percent) > 100:

@@ -1,4 +1,4 @@
-"""Finds prepared TensorFlow Datasets (TFDS) on disk, without downloading and without their code."""
+"""Finds prepared TensorFlow Datasets (TFDS) on disk, without downloads or the builders' code."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] =
 
     Args:
       name: name, name/config or name:version.
-      data_dir: where prepared sets lie, or one such set's own folder; None: TFDS's default.
-      others: names besides those of TFDS to suggest for a misspelt one.
+      data_dir: the folder of prepared sets, or of one such set; None: TFDS's default.
+      others: further names to suggest for a misspelt one.
 
     Returns:
       A read-only `tfds.core.DatasetBuilder`.
@@ -38,7 +38,7 @@ def find_builder(name: str, data_dir: str | None = None, others: Sequence[str] =
     place = data_dir or tfds.core.constants.DATA_DIR
     known = tfds.list_builders(with_community_datasets=False)
     try:
-        # Not `tfds.builder`: it asks the network for a set that it does not find.
+        # Not `tfds.builder`, which goes to the network for a set that it does not find.
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
     except ValueError as error:  # Also not found.
         raise _not_opened(name, place, known, others, error) from error
@@ -69,7 +69,7 @@ def _not_opened(name, place, known, others, error):
 
 
 def _tfds_command():
-    """How this environment's `tfds` is called, which need not be on PATH."""
+    """The command for this environment's `tfds`, which may not be on PATH."""
     command = os.path.join(os.path.dirname(sys.executable), "tfds")
     if not os.path.exists(command):
         return "tfds"

@@ -1,4 +1,4 @@
-"""Which features of a TFDS data set are the image and the label, and why others are not."""
+"""Chooses which features of a TFDS data set are the image and the label."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tf_simclr.data.bad_images import listed
 from tf_simclr.errors import UserError, unknown_name
 
 _CLASS_LABEL = "class label"
-MOST_CLASSES = 2**16  # A number above is an identifier or a measurement.
+MOST_CLASSES = 2**16  # Larger numbers are identifiers or measurements, not classes.
 
 
 class Feature(NamedTuple):
-    """What a feature is as a label."""
+    """A feature as a possible label."""
 
-    kind: str  # For people: "class label", "int64", "text", ...
-    usable: bool  # An integer scalar.
-    class_names: tuple[str, ...]  # Empty where it has none.
+    kind: str  # For messages: "class label", "int64", "text", ...
+    usable: bool  # Whether it is an integer scalar.
+    class_names: tuple[str, ...]  # Empty if it has none.
 
 
 def image_of(info) -> str:
     """The name of the image in an example.
 
     Raises:
-      UserError: the examples have no image, or several and none is the obvious one.
+      UserError: the examples have no image, or several without an obvious choice.
     """
     import tensorflow_datasets as tfds
 
@@ -42,11 +42,11 @@ def image_of(info) -> str:
 
 
 def labels_of(features, above: str = "") -> dict[str, Feature]:
-    """What each feature of an example is as a label; images and audio are left out.
+    """{name: Feature} of an example's features, except images and audio.
 
     Args:
-      features: `tfds.features.FeaturesDict`; feature b inside feature a is called "a/b".
-      above: "a/" for the features inside a.
+      features: `tfds.features.FeaturesDict`. Feature b inside feature a is named "a/b".
+      above: prefix of the names: "a/" for the features inside a.
     """
     import tensorflow_datasets as tfds
 
@@ -98,7 +98,7 @@ def choose_label(info, features: dict[str, Feature], label: str) -> str | None:
 
 
 def why_unlabelled(info, features: dict[str, Feature], label: str | None) -> str:
-    """A sentence for when there are no labels."""
+    """A sentence that explains why there are no labels."""
     if label:
         return (
             f"its feature {label!r} is -1 for some examples: TFDS' value for labels that are "
@@ -114,10 +114,10 @@ def why_unlabelled(info, features: dict[str, Feature], label: str | None) -> str
 
 
 def check_numbers(label: str, labels: np.ndarray) -> None:
-    """Checks numbers that are to be labels, int64 [N].
+    """Checks that the numbers int64 [N] of a feature can be labels.
 
     Raises:
-      UserError: some are negative, or too large.
+      UserError: some are negative or too large.
     """
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= MOST_CLASSES:
@@ -128,7 +128,7 @@ def check_numbers(label: str, labels: np.ndarray) -> None:
 
 
 def _pick(names: Iterable[str], usual: str, supervised: str | None) -> str | None:
-    """The feature to use when no flag names one; None if no choice is obvious."""
+    """The feature to use if --label names none; None if no choice is obvious."""
     names = list(names)
     for name in (usual, supervised):
         if name in names:

@@ -1,6 +1,6 @@
-"""Prepared TensorFlow Datasets (TFDS), read without a network and without writing.
+"""Reads prepared TensorFlow Datasets (TFDS), without network access and without writing.
 
-A set is read from beginning to end, or, once it is known where each record begins, one record at a
+A set is read from beginning to end or, once the offset of each record is known, one record at a
 time in any order.
 """
 
@@ -21,7 +21,7 @@ from tf_simclr.errors import UserError
 _THREADS = 16
 _BATCH = 256
 _FRAME = struct.Struct("<Q4x")  # Before a record: its length and the length's checksum.
-_CHECKSUM = 4  # Behind a record.
+_CHECKSUM = 4  # Bytes after a record.
 
 
 class PreparedSet:
@@ -31,25 +31,25 @@ class PreparedSet:
 
     Attributes:
       num_examples: N.
-      image_shape: (h, w, C), h and w None where they vary.
-      unlabelled: a sentence, why there are no labels where there are none.
-      fingerprint: hex, of what its metadata says.
+      image_shape: (h, w, C); h and w are None if they vary.
+      unlabelled: a sentence that explains why there are no labels, if there are none.
+      fingerprint: hex digest of the metadata.
       unreadable: int64 [0]: bad records are found only by reading them.
     """
 
     unreadable = np.zeros(0, np.int64)
 
     def __init__(self, builder, split: str, label: str = ""):
-        """Looks at the metadata.
+        """Reads the metadata.
 
         Args:
           builder: from `tfds_builders.find_builder`.
-          split: a split, with slices as TFDS has them.
-          label: the feature that is the label; "": the usual one, if there is one.
+          split: a split, with slices as in TFDS.
+          label: the feature to use as label; "": the usual one, if there is one.
 
         Raises:
-          UserError: no such split, none or several images in an example, a format not supported,
-            a label that cannot be one.
+          UserError: the split does not exist, an example has no image or several, the format is not
+            supported, or the feature cannot be a label.
         """
         info = builder.info
         self._shards = _shards(info, split)
@@ -72,9 +72,9 @@ class PreparedSet:
         self.fingerprint = _fingerprint(info, split)
 
     def read_class_names(self) -> tuple[str, ...] | None:
-        """The classes' names, by label; None for an unlabelled set.
+        """The class names, by label; None for an unlabelled set.
 
-        A feature that is a number has no names: they are the numbers, and the labels are read.
+        If the label is a plain number, reads all labels; the names are then the numbers.
         """
         if self._label and not self._class_names:
             labels = self.read_labels()
@@ -82,7 +82,7 @@ class PreparedSet:
         return self._class_names
 
     def read_labels(self) -> np.ndarray | None:
-        """Reads the labels, int64 [N]; None where a label is missing (TFDS has -1 for it).
+        """Reads the labels, int64 [N]; None if any label is missing (-1 in TFDS).
 
         Raises:
           UserError: the label is a number, and some are negative or too large for a class.
@@ -107,7 +107,7 @@ class PreparedSet:
         return contents.apply(tf.data.experimental.assert_cardinality(self.num_examples))
 
     def index_records(self) -> None:
-        """Finds where every record begins, from their headers; 12 bytes of memory for each."""
+        """Finds the offset of every record from its header; takes 12 bytes of memory per record."""
         with futures.ThreadPoolExecutor(_THREADS) as pool:
             offsets = list(pool.map(lambda shard: record_offsets(*shard), self._shards))
         shard = np.repeat(np.arange(len(offsets), dtype=np.int32), [len(o) for o in offsets])
@@ -117,12 +117,12 @@ class PreparedSet:
             self._offset = tf.constant(np.concatenate(offsets))
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
-        """The encoded image of one example, scalar string; for graphs.
+        """The encoded image of one example, scalar string; for use in graphs.
 
         Args:
           index: int64 scalar.
         """
-        # The op behind TFRecordDataset: only it takes offsets. Unbuffered, it reads this record.
+        # TFRecordDataset does not take offsets, but its op does. Unbuffered, it reads one record.
         records = tf.raw_ops.TFRecordDatasetV2(
             filenames=[tf.gather(self._files, tf.gather(self._shard, index))],
             compression_type="",
@@ -135,7 +135,7 @@ class PreparedSet:
         return tf.io.parse_single_example(record, feature)[self._image]
 
     def describe(self, index: int) -> str:
-        """Where an example is: the file, and the number of the record in it, from 0."""
+        """Where an example is: its file, and its record number in the file, from 0."""
         for path, skip, take in self._shards:
             if index < take:
                 return f"{path}, record {skip + index}"
@@ -143,7 +143,7 @@ class PreparedSet:
         raise IndexError(index)
 
     def _in_order(self, features):
-        """Batches of parsed examples, in order; several files are read at a time."""
+        """Batches of parsed examples, in order; reads several files at a time."""
         paths, skips, takes = zip(*self._shards)
         counts = np.array([skips, takes], np.int64)
         shards = tf.data.Dataset.from_tensor_slices((list(paths), *counts))
@@ -159,7 +159,7 @@ class PreparedSet:
 
 
 def record_offsets(path: str, skip: int, take: int) -> np.ndarray:
-    """Where records of a TFRecord file begin, from their headers alone.
+    """The offsets of records in a TFRecord file, from their headers.
 
     Args:
       path: the file.
