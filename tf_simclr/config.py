@@ -1,7 +1,7 @@
 """Every setting of a run: its name, type, default, meaning and limits, in one place.
 
 `flag_defs.py` defines a flag for each field, so a flag's default and help are written only here.
-Standard library only. Only `tasks/` uses Config; the modules below it take keyword arguments.
+Standard library only. Config is not passed below `tasks/`: modules there take keyword arguments.
 """
 
 from __future__ import annotations

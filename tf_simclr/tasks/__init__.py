@@ -1,4 +1,4 @@
-"""One task per --mode: it takes the Config apart and calls the rooms below with plain arguments."""
+"""One task per --mode. Tasks read the Config and call the packages below with plain arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def run(config, strategy) -> None:
     """Runs the task of `config.mode`, a module of this package with that name.
 
     Raises:
-      UserError: a mistake of the user's, or another run is in the workdir.
+      UserError: the user made a mistake, or another run is using the workdir.
       Stopped: the run was asked to stop, or lost a host; the same command resumes it.
     """
     from tf_simclr.distribute import is_chief

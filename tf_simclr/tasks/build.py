@@ -1,4 +1,4 @@
-"""From Config to the parts of a run, so that several modes make them alike. Below it, no Config."""
+"""Builds the parts of a run from Config, in the same way for all modes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tf_simclr.workdir import Identity, Workdir, manifest
 
 
 def source_of(config: Config, split: str, keep_bad_images: bool = False):
-    """Opens a split of the data set; `keep_bad_images` as `open_source` has it."""
+    """Opens a split of the data set; `keep_bad_images` as in `open_source`."""
     return open_source(
         config.dataset,
         config.data_dir or None,
@@ -40,25 +40,25 @@ def source_of(config: Config, split: str, keep_bad_images: bool = False):
         keep_bad_images=keep_bad_images,
         follow_links=config.follow_links,
         label=config.label,
-        cache="off" if config.cache_side else config.cache,  # Not held whole first.
+        cache="off" if config.cache_side else config.cache,  # Unreduced images are not cached.
         listing_file=Workdir(config.workdir) / "listing.npz" if config.workdir else None,
     )
 
 
 def encoder_path(config: Config) -> str:
-    """Where the encoder to evaluate, to export or to start from is."""
+    """The path of the encoder to evaluate, to export or to start from."""
     return config.init_from or config.workdir
 
 
 def evaluated_on(config: Config) -> Config:
-    """The config whose data set is the one to evaluate on: --eval_dataset, if it is given."""
+    """The config with --eval_dataset, if given, as its data set."""
     if not config.eval_dataset:
         return config
     shared = "" if "folder" in (config.dataset, config.eval_dataset) else config.data_dir
     return dataclasses.replace(
         config,
         dataset=config.eval_dataset,
-        data_dir=config.eval_data_dir or shared,  # TFDS sets lie in one folder.
+        data_dir=config.eval_data_dir or shared,  # TFDS sets share one folder.
         label="",
         eval_dataset="",
         eval_data_dir="",
@@ -66,10 +66,11 @@ def evaluated_on(config: Config) -> Config:
 
 
 def labelled_splits(config: Config):
-    """(train source, eval source), both with labels; warns where their classes differ.
+    """(train source, eval source), both with labels; warns if their classes differ.
 
     Raises:
-      UserError: all that is wrong with either: no such split, no labels; or no class is in both.
+      UserError: a split does not exist or has no labels (reported for both at once), or the splits
+        have no class in common.
     """
     sources, problems = [], []
     for split in (config.train_split, config.eval_split):
@@ -91,11 +92,11 @@ def labelled(source) -> Labelled:
 
 
 def online_splits(config: Config, channels: int):
-    """The splits that are evaluated in the course of training, opened; None: there are none.
+    """Opens the splits for evaluation during training; None if there is no such evaluation.
 
     Args:
-      config: of the training run.
-      channels: of the images that it trains on.
+      config: the training run's config.
+      channels: channels of the training images.
 
     Raises:
       UserError: as `labelled_splits`.
@@ -107,14 +108,14 @@ def online_splits(config: Config, channels: int):
 
 
 def _some_of(source, most: int, seed: int):
-    """At most so many images of a source, chosen at random; 0: all."""
+    """At most `most` images of a source, chosen at random; 0: all."""
     if not 0 < most < source.num_examples:
         return source
     return source.take(np.sort(np.random.default_rng(seed).permutation(source.num_examples)[:most]))
 
 
 def online_evaluation(config: Config, strategy, encoder: tf.keras.Model, sources):
-    """What the training loop calls to evaluate the encoder; None without `sources`."""
+    """The function that the training loop calls to evaluate; None without `sources`."""
     if sources is None:
         return None
     train, test = map(labelled, sources)
@@ -130,7 +131,7 @@ def online_evaluation(config: Config, strategy, encoder: tf.keras.Model, sources
 
 
 def _compare_classes(config: Config, train, evaluated) -> None:
-    """Warns of classes that only one split has images of; refuses splits that share none."""
+    """Warns of classes that are in one split only; raises UserError if none are in both."""
     both = [[s.class_names[label] for label in np.unique(s.labels)] for s in (train, evaluated)]
     here, there = map(set, both)
     if not here & there:
@@ -150,7 +151,7 @@ def _compare_classes(config: Config, train, evaluated) -> None:
 
 def for_training(config: Config, source):
     """The source with its images in memory, if --cache allows it."""
-    if config.data_service:  # Its workers decode.
+    if config.data_service:  # The service's workers decode the images.
         return source
     return in_memory(source, memory_limit(config.cache), config.cache_side)
 
@@ -159,7 +160,8 @@ def plan_of(config: Config, num_examples: int, replicas: int) -> Plan:
     """The plan of a training run.
 
     Raises:
-      UserError: the set is too small, the warmup too long, or the batch cannot be shared evenly.
+      UserError: the data set is too small, the warmup too long, or the batch cannot be divided
+        evenly.
     """
     plan = make_plan(
         num_examples,
@@ -179,10 +181,12 @@ def plan_of(config: Config, num_examples: int, replicas: int) -> Plan:
 
 
 def fit_batch(config: Config, num_examples: int, replicas: int) -> Config:
-    """The config with a batch that the data set can fill and the replicas can share.
+    """Reduces a batch larger than the data set to one that the replicas can share.
+
+    With fewer images than replicas the batch stays too large, which `plan_of` reports.
 
     Raises:
-      UserError: there are fewer images than replicas, or than the smallest batch.
+      UserError: the reduced batch is below the minimum of --train_batch_size.
     """
     if config.train_batch_size <= num_examples:
         return config
@@ -195,7 +199,7 @@ def fit_batch(config: Config, num_examples: int, replicas: int) -> Config:
 
 
 def identity_of(config: Config) -> Identity:
-    """What makes a run this run and not another."""
+    """What identifies the run."""
     return Identity(
         text=to_flagfile(config),
         changed_from=lambda found: config.changed_from(from_flagfile(found)),
@@ -215,12 +219,12 @@ def session_of(config: Config, strategy: tf.distribute.Strategy, source) -> Sess
 
 
 def manifest_of(config: Config, source, encoder: tf.keras.Model) -> dict[str, Any]:
-    """What the run's checkpoints say of it."""
+    """The manifest that is kept with the run's checkpoints."""
     return manifest(source, encoder, image_size=config.image_size, flags=recorded(config))
 
 
 def training_options(config: Config) -> dict[str, Any]:
-    """What `Session.train` is told by settings that every training mode has."""
+    """The arguments of `Session.train` that are settings of every training mode."""
     return {
         "batch_size": config.train_batch_size,
         "on_trouble": config.on_trouble,
@@ -232,7 +236,7 @@ def training_options(config: Config) -> dict[str, Any]:
 
 
 def announce(config: Config, source, plan: Plan, replicas: int, step: int) -> None:
-    """Logs what is about to be trained."""
+    """Logs what the run is about to train."""
     logging.info(
         "%s: %d images, %s, %d px; batch %d on %d replica(s); %d steps of %d per epoch; peak "
         "learning rate %.4g after %d steps.%s",
@@ -251,10 +255,10 @@ def announce(config: Config, source, plan: Plan, replicas: int, step: int) -> No
 
 
 def card_of(config: Config, trained_on: str, method: str, **more: Any) -> dict[str, Any]:
-    """What an exported encoder says of its making.
+    """The card of an exported encoder, which says how it was made.
 
-    "settings" is what a mode needs that starts from this encoder alone. It holds nothing of the
-    machine, above all no path.
+    "settings" holds what a mode needs to start from this encoder alone, and nothing about the
+    machine, such as paths.
     """
     settings = {
         field.name: getattr(config, field.name)
@@ -274,7 +278,7 @@ def card_of(config: Config, trained_on: str, method: str, **more: Any) -> dict[s
 
 
 def encoder_of(config: Config, channels: int) -> tf.keras.Model:
-    """Builds the encoder with random weights, which depend on the seed."""
+    """Builds the encoder with random weights from the seed."""
     tf.keras.utils.set_random_seed(config.seed)
     return build_encoder(
         config.encoder,
@@ -314,7 +318,7 @@ def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> 
 
 
 def embedding_dim(config: Config, encoder: tf.keras.Model) -> int:
-    """D of the embeddings z; without a projection head that of the representation h."""
+    """D of the embeddings z or, without a projection head, of the representation h."""
     return config.proj_out_dim if config.num_proj_layers else int(encoder.output_shape[-1])
 
 
@@ -330,7 +334,7 @@ def optimizer_of(config: Config, plan: Plan, variables) -> tf.keras.optimizers.O
 
 
 def view_options(config: Config) -> dict:
-    """What `two_view_dataset` is told of the views."""
+    """The arguments of `two_view_dataset` that define the views."""
     return {
         "color_jitter_strength": config.color_jitter_strength,
         "color_jitter_probability": config.color_jitter_probability,

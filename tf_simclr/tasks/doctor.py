@@ -1,4 +1,4 @@
-"""--mode=doctor: what a pretraining run would do and need, before anything is trained."""
+"""--mode=doctor: reports what a pretraining run would do and need, without training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tf_simclr.tasks import build
 from tf_simclr.training.memory import available_bytes, peak_bytes
 
 _SIZES_READ = 1000
-_TRACED = (64, 128)  # Images in the steps that are traced: memory is linear in them.
-_SHARE = 0.9  # Of the free memory that a step may take.
+_TRACED = (64, 128)  # Batches of the traced steps: memory is linear in the number of images.
+_SHARE = 0.9  # Share of the free memory that a step may take.
 _GIB = 2**30
-# Beyond the tensors: scratch space in kernels, the allocator's gaps, compiled code
+# Memory beyond the tensors: scratch space of kernels, gaps in the allocator, compiled code
 # (benchmarks/step_memory.py).
 _SCRATCH, _PROCESS = 1.15, 0.3 * _GIB
 
@@ -34,7 +34,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Prints what --mode=pretrain with the same flags would find; writes nothing.
 
     Raises:
-      UserError: a mistake in the settings or the data.
+      UserError: the settings or the data are invalid.
     """
     source = build.source_of(config, config.train_split, keep_bad_images=True)
     _say("images", f"{source.num_examples} in {source.name} ({config.train_split})")
@@ -48,7 +48,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
     if config.lineareval_while_pretraining:
         require_labels(source)
-    build.online_splits(config, source.channels)  # What training would refuse, refused here.
+    build.online_splits(config, source.channels)  # Raises the same errors as training would.
     replicas = strategy.num_replicas_in_sync
     share = config.train_batch_size // replicas
     _say("batch", f"{config.train_batch_size} on {replicas} replica(s), {share} each")
@@ -59,7 +59,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("loss", _loss(build.loss_of(config), config.train_batch_size, need.embedding_dim))
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = source.take(np.setdiff1d(np.arange(source.num_examples), source.store.unreadable))
-    source = build.for_training(config, source)  # What it takes is no longer free.
+    source = build.for_training(config, source)  # Takes memory, which is then no longer free.
     _say("held", _held(source, config))
     _say("views", f"made by {native.state()}")
     free = available_bytes()
@@ -68,14 +68,14 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What a step needs, in bytes.
+    """The memory that a step needs, in bytes.
 
     Attributes:
-      parameters: trainable ones, a count.
-      variables: weights, statistics and the optimiser's.
-      fixed: tensors that do not grow with the batch, gradients above all.
-      per_image: activations.
-      per_stored_image: an image of the batch that waits for its turn: its two views as they come.
+      parameters: number of trainable parameters.
+      variables: weights, moving statistics and optimiser variables.
+      fixed: tensors that do not grow with the batch, mainly gradients.
+      per_image: activations of one image.
+      per_stored_image: the two uint8 views of an image that waits for its micro-batch.
       loss: the loss and its gradient, as on one replica.
       embedding_dim: D of z.
     """
@@ -90,7 +90,7 @@ class Need:
 
     @classmethod
     def of(cls, config: Config, source: Source, plan) -> Need:
-        """Traces steps on two numbers of images, and the loss of all."""
+        """Traces a step at two batch sizes, and the loss of the whole batch."""
         few = dataclasses.replace(config, micro_batch_size=0)
         tf.keras.mixed_precision.set_global_policy(config.precision)
         try:
@@ -119,15 +119,16 @@ class Need:
         )
 
     def bytes(self, share: int, micro: int) -> int:
-        """Of a step on `share` images, `micro` at a time."""
-        # In parts: the batch waits, and there are a sum of gradients and the sum that replaces it.
+        """The bytes of a step on `share` images, `micro` at a time."""
+        # Micro-batches also need the stored batch, and two copies of the sum of gradients (the old
+        # one and the one that replaces it).
         in_parts = share * self.per_stored_image + 2 * 4 * self.parameters if micro < share else 0
         step = self.variables + self.fixed + micro * self.per_image + in_parts
         step = max(step, self.variables + in_parts + self.loss)
         return int(_SCRATCH * step + _PROCESS)
 
 
-# What a run may expect of the levels that its loss has.
+# How a run's loss compares with the loss's levels.
 _LEVELS = {
     "untrained_level": "about {:.3f} at the start (random embeddings)",
     "chance_level": "below chance, {:.3f} (identical embeddings), once it has learned",
@@ -166,7 +167,7 @@ def _memory(need: Need, config: Config, share: int, free: int | None) -> str:
 
 
 def _with_gradient(loss: ContrastiveLoss):
-    """The loss as a step computes it, and its gradient, of embeddings z_a and z_b [n, D]."""
+    """A function from embeddings z_a, z_b [n, D] to the loss of a step and its gradient."""
 
     @tf.function
     def compute(z_a, z_b):
@@ -179,7 +180,7 @@ def _with_gradient(loss: ContrastiveLoss):
 
 
 def _batch(config, source, images):
-    """The shapes of a batch of so many images."""
+    """The element spec of a batch of `images` images."""
     blank = np.zeros([images, 8, 8, source.channels], np.uint8)
     dataset = two_view_dataset(
         array_source(blank),
@@ -198,16 +199,16 @@ def _classes(source):
 
 
 def _facts(source):
-    """int64 [n, 2] sizes and bool [n, 4] of up to `_SIZES_READ` images: see `_DECODING`."""
+    """Sizes, int64 [n, 2], and `_DECODING` facts, bool [n, 4], of up to `_SIZES_READ` images."""
     if source.store.nbytes:
         return np.zeros([0, 2], np.int64), np.zeros([0, len(_DECODING)], bool)
     chosen = np.unique(np.linspace(0, source.num_examples - 1, _SIZES_READ).astype(np.int64))
-    chosen = np.setdiff1d(chosen, source.store.unreadable)  # Also those too large to be read.
+    chosen = np.setdiff1d(chosen, source.store.unreadable)  # Includes files too large to read.
 
     def read(index):
         contents = source.encoded(index)
         facts = image_facts(contents)
-        # 12 bits in a file of 16 have values below 4096, which is 16 once 8 bits are kept.
+        # 12-bit values in a 16-bit file are below 4096, which becomes 16 when 8 bits are kept.
         dark = tf.cond(
             facts.deep, lambda: tf.reduce_all(decode(contents, 1) < 16), lambda: tf.constant(False)
         )
@@ -221,7 +222,7 @@ def _facts(source):
     return sides[valid], flags[valid]
 
 
-# What is counted of the images whose headers are read.
+# The facts that are counted over the images whose headers are read.
 _DECODING = (
     "rotated or mirrored by EXIF",
     "with transparency, blended over white",

@@ -1,4 +1,4 @@
-"""What the evaluation modes share: an evaluator, run on kept features of two labelled splits."""
+"""Shared by the evaluation modes: runs an evaluator on kept features of two labelled splits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tf_simclr.workdir import Workdir
 
 TRAINED, RANDOM, PIXELS = "trained encoder", "random encoder", "raw pixels"
 
-# From the settings to the evaluator of a mode.
+# {mode: function from the settings to the mode's evaluator}.
 EVALUATORS: dict[str, Callable[[Config], Evaluator]] = {
     "knn_eval": lambda config: KNN(config.knn_k, config.knn_temperature),
     "linear_eval": lambda config: LinearProbe(
@@ -42,13 +42,13 @@ def run(
 
     Args:
       config: its mode names the evaluator.
-      strategy: that features are computed under.
-      lines: from (evaluator, numbers by features, evaluation split) to what is printed; None: every
-        number on a line.
-      keep_map: write WORKDIR/embeddings.npz, from which the report draws its map.
+      strategy: the strategy under which features are computed.
+      lines: function from (evaluator, numbers by features, evaluation split) to the lines to print;
+        None: one line per number.
+      keep_map: whether to write WORKDIR/embeddings.npz, from which the report draws its map.
 
     Raises:
-      UserError: a mistake in the settings or the data, before features are computed.
+      UserError: the settings or the data are invalid; raised before features are computed.
     """
     sources = build.labelled_splits(build.evaluated_on(config))
     train, test = map(build.labelled, sources)
@@ -59,13 +59,13 @@ def run(
         kept[name] = test_h
     workdir = Workdir(config.workdir)
     tf.io.gfile.makedirs(config.workdir)
-    # Numbers of another encoder must not reach the card of the workdir's own.
+    # Results of another encoder must not get on the card of the workdir's own encoder.
     of = {"init_from": config.init_from} if config.init_from else {}
     workdir.keep_result(config.mode, {**evaluator.summary(numbers), **of})
     say((lines or _lines)(evaluator, numbers, sources[1]))
     if keep_map:
         _keep_map(workdir, sources[1], kept)
-    if not config.init_from:  # Else the numbers are of another encoder than the one in the workdir.
+    if not config.init_from:  # Otherwise the results are not of the workdir's encoder.
         refresh_card(workdir / "encoder", workdir.results())
     write_report(config.workdir)
 
@@ -75,7 +75,8 @@ def feature_sets(
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Yields (name, features of each source): the trained encoder, then the baselines.
 
-    Those of encoders are kept in WORKDIR/features; raw pixels are made faster than they are read.
+    Features of encoders are kept in WORKDIR/features. Raw pixels are not: computing them is faster
+    than reading them.
     """
     folder = os.path.join(config.workdir, "features")
     sizes = {"image_size": config.image_size, "batch_size": config.eval_batch_size}
@@ -101,7 +102,7 @@ def feature_sets(
 
 
 def say(lines: list[str]) -> None:
-    """Prints lines, whatever characters names bring along."""
+    """Prints lines, with unprintable characters in names escaped."""
     print("\n".join(map(printable, lines)))
 
 

@@ -1,4 +1,4 @@
-"""--mode=export: the encoder of a checkpoint as a SavedModel."""
+"""--mode=export: writes the encoder of a checkpoint as a SavedModel and a .keras file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(config: Config, strategy) -> None:
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
     path = build.encoder_path(config)
-    # A workdir can hold evaluations of several encoders; the card shows those of this one.
+    # A workdir can hold results of several encoders; the card shows only those of this one.
     results = results_of_encoder(config.workdir, config.init_from)
     directory = export_encoder(
         load_encoder_from(path),

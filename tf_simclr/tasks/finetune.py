@@ -1,4 +1,4 @@
-"""--mode=finetune: train encoder and classifier, or only its upper part, on labelled images."""
+"""--mode=finetune: trains a classifier and all or part of the encoder on labelled images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Fine-tunes the encoder of --init_from, reports its accuracy and exports it.
 
     Raises:
-      UserError: a mistake in the settings or the data; what was saved before stays.
+      UserError: the settings or the data are invalid; earlier checkpoints are kept.
     """
     replicas = strategy.num_replicas_in_sync
     source, eval_source = build.labelled_splits(config)
@@ -35,7 +35,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.mixed_precision.set_global_policy(config.precision)
     with strategy.scope():
-        # A resumed run has its encoder in its checkpoints: --init_from may be gone by then.
+        # A resumed run loads the encoder from its own checkpoints: --init_from may no longer exist.
         encoder = load_encoder_from(config.workdir if session.resumes else config.init_from)
         check_channels(encoder, source)
         synchronize_batch_norm(encoder, config.global_bn and replicas > 1)
@@ -54,7 +54,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     build.announce(config, source, plan, replicas, session.step)
     if session.step < plan.total_steps:
         _train(config, source, plan, training, session)
-    model, encoder = map(plain_copy, (model, encoder))  # On every host, as reading needs all.
+    model, encoder = map(plain_copy, (model, encoder))  # Reading weights involves every host.
     if session.workdir.writes:
         _evaluate(config, source, eval_source, model, session)
         write_keras(model, session.workdir / "classifier.keras")
@@ -99,7 +99,7 @@ def _train(config: Config, source, plan: Plan, training, session: Session) -> No
 
 
 def _evaluate(config: Config, source, eval_source, model, session: Session) -> None:
-    """Prints and keeps the accuracy on the evaluation split."""
+    """Prints and saves the accuracy on the evaluation split."""
     logits = represent(
         model,
         eval_source,

@@ -1,4 +1,4 @@
-"""--mode=knn_eval: accuracy of a weighted nearest-neighbour vote on frozen features."""
+"""--mode=knn_eval: accuracy of a weighted vote of nearest neighbours on frozen features."""
 
 from __future__ import annotations
 

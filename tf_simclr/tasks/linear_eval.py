@@ -1,4 +1,4 @@
-"""--mode=linear_eval: a linear classifier on frozen features, from few and from all labels."""
+"""--mode=linear_eval: accuracy of linear classifiers on frozen features, by number of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--mode=pretrain: learn an encoder from images without labels, and export it."""
+"""--mode=pretrain: trains an encoder on images without labels, and exports it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Pretrains, or resumes the run in --workdir; then exports the encoder.
 
     Raises:
-      UserError: a mistake in the settings or the data; what was saved before stays.
+      UserError: the settings or the data are invalid; earlier checkpoints are kept.
     """
     source = build.source_of(config, config.train_split)
     splits = build.online_splits(config, source.channels)
@@ -44,7 +44,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     build.announce(config, source, plan, strategy.num_replicas_in_sync, session.step)
     if session.step < plan.total_steps:
         _train(config, strategy, source, plan, model, session, splits)
-    encoder = plain_copy(model.encoder)  # On every host: reading a mean over replicas needs all.
+    encoder = plain_copy(model.encoder)  # Every host: means over replicas are read collectively.
     session.hand_over(
         encoder,
         image_size=config.image_size,
@@ -57,7 +57,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 
 def _probe_classes(config: Config, source) -> int:
-    """How many classes the online probe has; 0: no probe."""
+    """Number of classes of the online probe; 0: no probe."""
     if not config.lineareval_while_pretraining:
         return 0
     require_labels(source)
@@ -65,7 +65,7 @@ def _probe_classes(config: Config, source) -> int:
 
 
 def parts_of(model) -> dict:
-    """What a checkpoint of a SimCLR model holds; the same with and without `skip_bad_steps`."""
+    """The contents of a SimCLR checkpoint, the same with and without `skip_bad_steps`."""
     parts = {
         "encoder": model.encoder,
         "projection_head": model.projection_head,
@@ -112,7 +112,7 @@ def _train(config: Config, strategy, source, plan: Plan, model, session: Session
 
 
 def _dataset(config: Config, source, context, *, start_step: int) -> tf.data.Dataset:
-    """Batches of two views from `start_step` on, with a labelled batch each for the probe."""
+    """Batches of two views from `start_step` on, each with a labelled batch if there is a probe."""
     views = two_view_dataset(
         source,
         batch_size=config.train_batch_size,
@@ -120,7 +120,7 @@ def _dataset(config: Config, source, context, *, start_step: int) -> tf.data.Dat
         seed=config.seed,
         start_step=start_step,
         input_context=context,
-        data_service=context and config.data_service,  # Not for the one batch that is shown.
+        data_service=context and config.data_service,  # Not needed for the batch to show.
         **build.view_options(config),
     )
     if not config.lineareval_while_pretraining:
@@ -138,7 +138,7 @@ def _dataset(config: Config, source, context, *, start_step: int) -> tf.data.Dat
 
 
 def _show_views(dataset, session: Session, writer, with_probe: bool) -> None:
-    """Writes views.png, and the same for TensorBoard."""
+    """Writes some pairs of views to views.png and to TensorBoard."""
     element = next(iter(dataset))
     batch = element[0] if with_probe else element
     batch = {name: value[:_VIEWS_SHOWN] for name, value in batch.items()}

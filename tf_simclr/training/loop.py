@@ -1,7 +1,7 @@
-"""The loop over steps: what pretraining and fine-tuning share.
+"""The loop over steps, shared by pretraining and fine-tuning.
 
-It runs exactly the steps it is told, knows how long they waited for data, shows progress, stops
-when asked to, and at the first step whose loss is no number, before anything of it is saved.
+It runs exactly the steps of the plan, measures how long they wait for data, and shows progress. It
+stops when asked to, and when the loss becomes NaN or infinite, before that state is saved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tf_simclr.training.hosts import Watch
 from tf_simclr.training.plan import Plan, is_due
 from tf_simclr.training.stopping import StopRequest
 
-_WAITING_TOO_LONG = 0.10  # Share of the time, above which the log says what to do.
+_WAITING_TOO_LONG = 0.10  # Share of the time above which the log gives advice.
 
 
 class Checkpoints(Protocol):
@@ -54,29 +54,29 @@ def train(
     """Trains `model` from `start_step` to the end of the plan.
 
     Args:
-      model: compiled; its `train_step` returns metrics, among them "loss".
+      model: compiled; its `train_step` returns metrics that include "loss".
       dataset: distributed dataset that begins with the batch of `start_step`.
       plan: total, log, checkpoint and evaluation steps.
       start_step: steps already done.
-      batch_size: global, for images per second.
-      steps_per_call: at most so many steps in one call of the device's program.
-      jit_compile: compile each replica's step with XLA.
-      skip_bad_steps: how many steps of a log interval may leave out their update, by the metric
+      batch_size: global batch, for images per second.
+      steps_per_call: maximum number of steps in one call of the device's program.
+      jit_compile: whether to compile each replica's step with XLA.
+      skip_bad_steps: how many steps of a log interval may skip their update, by the metric
         "skipped_steps", before the run stops.
-      max_minutes: of the process, after which the run saves and stops; 0: none.
-      checkpoints: told to save when that is due, and when the run is asked to stop.
-      log: called with the metrics of each log interval; and at an evaluation that no log interval
-        ends with, with those of the interval so far, which continues.
-      describe: from metrics to what the progress bar shows.
-      evaluate: called at the plan's evaluation steps; what it returns, and "eval_seconds", is added
-        to the metrics. Those seconds count neither as training nor as waiting for data.
+      max_minutes: age of the process at which the run saves and stops; 0: no limit.
+      checkpoints: saves when a checkpoint is due, and when the run is asked to stop.
+      log: called with the metrics of each log interval. At an evaluation within an interval it is
+        also called, with the metrics of the interval so far, and the interval continues.
+      describe: function from metrics to what the progress bar shows.
+      evaluate: called at the plan's evaluation steps. Its result and "eval_seconds" are added to
+        the metrics. Those seconds count neither as training nor as waiting for data.
 
     Returns:
       The metrics of the last interval.
 
     Raises:
-      UserError: the loss became NaN or infinite; nothing was saved since it did.
-      Stopped: SIGTERM, SIGINT or the end of `max_minutes`, on any host; all is saved.
+      UserError: the loss became NaN or infinite; nothing has been saved since then.
+      Stopped: SIGTERM, SIGINT or the end of `max_minutes`, on any host; everything is saved.
     """
     run_steps = _make_run_steps(model, steps_per_call, jit_compile)
     iterator = iter(dataset)
@@ -140,11 +140,13 @@ def _evaluated(evaluate, interval: _Interval, bar: tqdm) -> dict[str, float]:
 
 
 def _make_run_steps(model, steps_per_call, jit_compile):
-    """Builds the device's program: `count` steps, with the time they wait for the next batch.
+    """Builds the device's program, which runs `count` steps and measures their wait for data.
 
-    It returns [bad, stops, skipped, waited] float64, the same on every host but for the time:
-    how many of the steps had a loss that was NaN or infinite, or came after one that had; how many
-    hosts are asked to stop; skipped steps since the metrics were reset; seconds this host waited.
+    It returns [bad, stops, skipped, waited], float64:
+      bad: number of steps with a NaN or infinite loss, and of steps after the first such step.
+      stops: number of hosts that are asked to stop.
+      skipped: number of skipped steps since the metrics were reset.
+      waited: seconds that this host waited; the others are the same on every host.
     """
     strategy = tf.distribute.get_strategy()
     run = on_replicas(strategy, model.train_step, jit_compile)
@@ -158,9 +160,9 @@ def _make_run_steps(model, steps_per_call, jit_compile):
             waited = now() - asked
             waiting.assign(False)
         logs = run(args=(batch,))
-        # Keras' metrics are already combined over the replicas of all hosts: where each local
-        # replica returns its own copy (under XLA), the copies are equal. All are read, as a replica
-        # whose copy nobody reads could leave out the collective that the others wait in.
+        # Keras' metrics are already combined over the replicas of all hosts. Under XLA each local
+        # replica returns its own, equal copy. All copies are read: a replica whose copy is unused
+        # could skip the collective that the others wait in.
         local = strategy.experimental_local_results
         finite = tf.reduce_all(tf.math.is_finite(tf.stack(local(logs["loss"]))))
         skipped = tf.reduce_max(tf.stack(local(logs.get("skipped_steps", 0.0))))
@@ -173,14 +175,14 @@ def _make_run_steps(model, steps_per_call, jit_compile):
 
     @tf.function
     def run_steps(iterator, count, stop, waiting):
-        # The first may create variables, which the body of a loop may not.
+        # The first step may create variables, which is not allowed in the body of a loop.
         finite, skipped, waited = step_once(iterator, waiting)
         good = tf.cast(finite, tf.int64)
         if steps_per_call > 1:
             for _ in tf.range(1, count):
                 finite, skipped, more = step_once(iterator, waiting)
                 waited += more
-                good += tf.cast(finite, tf.int64)  # Once NaN, a running mean stays NaN.
+                good += tf.cast(finite, tf.int64)  # A running mean that is NaN stays NaN.
         stops = count_on_all_hosts(tf.cast(stop, tf.float64))
         bad, skipped = (tf.cast(value, tf.float64) for value in (count - good, skipped))
         return tf.stack([bad, stops, skipped, waited])
@@ -189,10 +191,10 @@ def _make_run_steps(model, steps_per_call, jit_compile):
 
 
 class _Interval:
-    """What the calls since the last log line have told.
+    """Collects the results of all calls since the last log line.
 
-    The numbers of a call are read only when the next one is on its way, or something is due: the
-    host must not wait for the device at every call.
+    The result of a call is read only after the next call was started, or when something is due, so
+    that the host does not wait for the device at every call.
     """
 
     def __init__(self, checkpoints: Checkpoints, skip_bad_steps: int):
@@ -209,7 +211,7 @@ class _Interval:
 
     @contextlib.contextmanager
     def paused(self):
-        """Time inside does not count. Yields a function: the seconds since it was entered."""
+        """Excludes the time within the block. Yields a function: seconds since the block began."""
         entered = time.monotonic()
         try:
             yield lambda: time.monotonic() - entered
@@ -217,16 +219,16 @@ class _Interval:
             self._began += time.monotonic() - entered
 
     def add(self, outcome: tf.Tensor, step: int, count: int, settle: bool) -> None:
-        """Takes what `run_steps` returned for the `count` steps that end with `step`."""
+        """Adds the result of `run_steps` for the `count` steps that end with `step`."""
         self._steps += count
         self._unread.append((outcome, step))
         self.settle(left=0 if settle else 1)
 
     def settle(self, left: int = 0) -> None:
-        """Reads all calls but the last `left`.
+        """Reads the results of all calls but the last `left`.
 
         Raises:
-          UserError: a loss was no number, or too many steps were skipped.
+          UserError: a loss was NaN or infinite, or too many steps were skipped.
         """
         while len(self._unread) > left:
             outcome, step = self._unread.popleft()
@@ -250,7 +252,7 @@ class _Interval:
                 )
 
     def asked_to_stop(self, stop: StopRequest) -> bool:
-        """Whether this host, or of several any, is asked to stop; of several, the same on all."""
+        """Whether any host is asked to stop; all hosts get the same answer."""
         if several_hosts(tf.distribute.get_strategy()):
             return self._stops > 0
         return stop.reason is not None
@@ -264,7 +266,7 @@ class _Interval:
 
 
 def _has_clock() -> bool:
-    """Whether a device's program may read the time: under `--deterministic` it may not."""
+    """Whether a device's program can read the time, which `--deterministic` does not allow."""
     try:
         tf.timestamp()
         return True
@@ -283,7 +285,7 @@ def _metrics(model, step) -> dict[str, float]:
     metrics = {m.name: float(m.result()) for m in model.metrics}
     optimizer = model.optimizer
     rate = optimizer.learning_rate
-    rate = rate(step - 1) if callable(rate) else rate  # Of the last step taken.
+    rate = rate(step - 1) if callable(rate) else rate  # The rate of the last completed step.
     if model.dtype_policy.name == "mixed_float16":
         metrics["loss_scale"] = float(optimizer.loss_scale)
     return {"step": step, **metrics, "learning_rate": float(tf.convert_to_tensor(rate))}

@@ -1,4 +1,4 @@
-"""Evaluation in the course of training: an evaluator on frozen features of the encoder as it is."""
+"""Evaluation during training: runs an evaluator on features of the current encoder."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tf_simclr.models.batch_norm import plain_copy, plain_form
 
 
 class OnlineEvaluation:
-    """Evaluates an encoder that is being trained, and leaves no trace in the training.
+    """Evaluates an encoder during training, without any effect on the training.
 
-    It works on a plain float32 copy of the encoder, whose batch normalisation uses the moving
-    statistics: the encoder that would be exported. The copy is made and compiled once; each
-    evaluation gives it the current weights. Features stay in memory and are dropped.
+    It uses a plain float32 copy of the encoder with moving statistics, the same that would be
+    exported. The copy is made and compiled once, and gets the current weights at each evaluation.
+    Features are kept in memory only, until the evaluation ends.
 
-    Reading the weights takes part in a collective operation where replicas keep their own moving
-    statistics, whose mean is read. So with several hosts every host must call it at the same step.
-    Each then computes all features on its own devices, without waiting for the others.
+    If replicas keep their own moving statistics, reading their mean is a collective operation. So
+    with several hosts every host must call this at the same step. Each host then computes all
+    features on its own devices, without waiting for the others.
     """
 
     def __init__(
@@ -43,19 +43,19 @@ class OnlineEvaluation:
     ):
         """
         Args:
-          encoder: that is trained under the strategy.
-          strategy: whose replicas on this host compute the features.
+          encoder: the encoder, which is trained under the strategy.
+          strategy: its replicas on this host compute the features.
           evaluator: prepared for the labels.
-          splits: (source, its labels) to learn from, and to predict.
-          image_size, batch_size: as `features.represent`.
-          most_bytes: images of a split stay in memory, as the encoder sees them, where they take at
-            most so many; else they are read and decoded for every evaluation.
+          splits: (source, its labels) to learn from, and (source, its labels) to predict.
+          image_size, batch_size: as in `features.represent`.
+          most_bytes: preprocessed images of a split stay in memory if they take at most this many
+            bytes; otherwise they are read and decoded for every evaluation.
         """
         self._strategy = strategy
         self._evaluator = evaluator
         with strategy.scope(), _random_state_kept():
             self._copy = plain_copy(encoder)
-        # In plain form the weights of both have one order.
+        # In plain form the weights of both have the same order.
         with plain_form(encoder), plain_form(self._copy):
             self._weights = list(zip(self._copy.weights, encoder.weights))
         size = even_size(max(source.num_examples for source, _ in splits), batch_size)
@@ -69,11 +69,11 @@ class OnlineEvaluation:
             self._splits.append((source, images, labelled))
 
     def __call__(self) -> dict[str, float]:
-        """Evaluates the encoder as it is now.
+        """Evaluates the current encoder.
 
         Returns:
-          The evaluator's numbers by their names in metrics.jsonl, such as "knn_top1"; none, with a
-          warning, where features are not finite: that is for the training to judge.
+          The evaluator's numbers by their names in metrics.jsonl, such as "knn_top1". If features
+          are not finite it logs a warning and returns {}; stopping is left to the training loop.
 
         Raises:
           UserError: an image cannot be read.
@@ -97,7 +97,7 @@ class OnlineEvaluation:
 
 @contextlib.contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Puts the global random generators back: building a model draws initial weights from them."""
+    """Restores the global random generators, from which building a model draws weights."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield

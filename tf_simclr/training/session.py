@@ -1,13 +1,13 @@
-"""One training run in its workdir: what every training mode does, in this order.
+"""One training run in its workdir. Every training mode does the following, in this order:
 
-1. Who writes: of several hosts the chief.
-2. The workdir is free, or holds this run, begun on the same images.
-3. The newest checkpoint is restored; where there is none, the model is initialised.
-4. All hosts are at the same step.
-5. Steps, with a guard, metrics.jsonl, TensorBoard, progress and checkpoints.
-6. Handing over: the exported encoder with its card, the report.
+1. Decides which host writes: with several hosts, only the chief.
+2. Checks that the workdir is free or holds this run, started on the same images.
+3. Restores the newest checkpoint or, without one, initialises the model.
+4. Checks that all hosts are at the same step.
+5. Trains, with a guard, metrics.jsonl, TensorBoard, progress and checkpoints.
+6. Exports the encoder with its card, and writes the report.
 
-1 and 2 are `Session(...)`, 3 and 4 `start`, 5 `train`, 6 `hand_over`.
+1 and 2 are in `Session(...)`, 3 and 4 in `start`, 5 in `train`, 6 in `hand_over`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Session:
     """A run in a workdir.
 
     Attributes:
-      workdir: its files; `workdir.writes` tells whether this host writes them.
+      workdir: its files; `workdir.writes` is whether this host writes them.
       resumes: whether there are checkpoints to resume from.
       step: steps done so far; known after `start`.
     """
@@ -50,18 +50,18 @@ class Session:
         allow_changes: bool = False,
         keep_checkpoints: int = 5,
     ):
-        """Looks whether the run can start or resume in the folder; writes nothing.
+        """Checks that the run can start or resume in the folder; writes nothing.
 
         Args:
           path: the workdir.
-          strategy: that the run trains under.
-          source: the images it trains on.
-          run: its settings.
-          allow_changes: resume although settings, images or the model differ.
-          keep_checkpoints: how many to keep.
+          strategy: the strategy under which the run trains.
+          source: the training images.
+          run: the run's settings.
+          allow_changes: whether to resume even if settings, images or the model differ.
+          keep_checkpoints: how many checkpoints to keep.
 
         Raises:
-          UserError: the folder holds another run, or one begun on other images.
+          UserError: the folder holds another run, or one started on other images.
         """
         self.workdir = Workdir(path, writes=is_chief(strategy))
         self.workdir.check_is_of(run, allow_changes)
@@ -83,16 +83,16 @@ class Session:
         manifest: dict,
         initialise: Callable[[], None] | None = None,
     ) -> None:
-        """Restores the newest checkpoint, or initialises; then the folder is this run's.
+        """Restores the newest checkpoint or initialises the model; then claims the folder.
 
         Args:
-          parts: what a checkpoint holds, as `RunCheckpoints` takes it.
-          manifest: beside the checkpoints.
-          initialise: called under the strategy where there is no checkpoint; None: the model stays
-            as it is.
+          parts: the contents of a checkpoint, as for `RunCheckpoints`.
+          manifest: facts to write alongside the checkpoints.
+          initialise: called under the strategy if there is no checkpoint; None: the model keeps its
+            initial weights.
 
         Raises:
-          UserError: the checkpoint does not fit, or other hosts have restored another one.
+          UserError: the checkpoint does not fit, or other hosts have restored a different one.
         """
         self._checkpoints = RunCheckpoints(
             self.workdir / "checkpoints", keep=self._keep, manifest=manifest, **parts
@@ -123,18 +123,18 @@ class Session:
         before: Callable[[tf.summary.SummaryWriter], None] | None = None,
         **options,
     ) -> dict[str, float]:
-        """Trains from `step` to the end of the plan, which must be ahead.
+        """Trains from `step` to the end of the plan, which must be later than `step`.
 
         Args:
           model: compiled, with a `train_step`.
-          plan: how long, and what when.
+          plan: how long to train, and when to log, save and evaluate.
           source: the images, to name those that cannot be read.
-          dataset: from an input context to the batches from `step` on.
-          batch_size: global, in images.
-          levels: losses to compare with, by name; each line of metrics holds them. The guard takes
-            the highest as the loss of a model that knows nothing.
-          show: from metrics to what the progress bar shows before the speed.
-          largest_rank: the most that the metric "effective_rank" could be; 0: it is not guarded.
+          dataset: function from an input context to the batches from `step` on.
+          batch_size: global batch, in images.
+          levels: reference losses by name, written to every line of metrics. The guard takes the
+            highest as the loss of a model that has learned nothing.
+          show: function from metrics to what the progress bar shows before the speed.
+          largest_rank: the largest possible "effective_rank"; 0: the guard ignores that metric.
           on_trouble: "stop" or "warn".
           before: called once with TensorBoard's writer, before the first step.
           **options: of `training.loop.train`, such as `evaluate`.
@@ -143,15 +143,15 @@ class Session:
           The metrics of the last line.
 
         Raises:
-          UserError: the run is in trouble; the last good checkpoint is kept.
+          UserError: the loss or the embeddings failed a check; the last good checkpoint is kept.
           Stopped: the run was asked to stop; everything is saved.
         """
         writer = self.workdir.summary_writer()
         nothing_known = max(levels.values(), default=-math.inf)
 
         def ends_interval(line):
-            """Whether it is not one that only an evaluation brought about: the guard, and with it
-            the training, must not depend on evaluations."""
+            """Whether a line ends a log interval, and was not written only for an evaluation: the
+            guard, and so the training, must not depend on evaluations."""
             due = is_due(line["step"], plan.log_steps, plan.total_steps)
             return due or "eval_seconds" not in line
 
@@ -186,12 +186,12 @@ class Session:
         return metrics
 
     def hand_over(self, encoder: tf.keras.Model, *, image_size: int, card: dict) -> None:
-        """Exports the encoder and writes the report; of several hosts only the chief does.
+        """Exports the encoder and writes the report; with several hosts, only the chief does.
 
         Args:
           encoder: a plain copy, float32.
           image_size: side of the images in pixels.
-          card: what the encoder's card tells of its making.
+          card: what the encoder's card says about how it was made.
         """
         if not self.workdir.writes:
             return
@@ -213,6 +213,6 @@ class Session:
 
 
 def _speed(metrics: dict[str, float]) -> dict[str, str]:
-    """Of the progress bar; the wait for data only where it is known."""
+    """What the progress bar shows of the speed; the wait for data only if it was measured."""
     wait = {"wait": f"{metrics['data_wait']:.1%}"} if "data_wait" in metrics else {}
     return {"img/s": f"{metrics['images_per_second']:.0f}", **wait}
