@@ -1,7 +1,7 @@
-"""Evaluators: values that take features with labels and return named numbers.
+"""Evaluators: objects that take features with labels and return named numbers.
 
-A mode runs one on the features of whole splits; the training loop can run the same one as training
-proceeds. To add one, write a class like those below and name it in `tasks/evaluate.py`.
+A mode runs one on the features of whole splits; the training loop can run the same one during
+training. To add one, write a class like those below and name it in `tasks/evaluate.py`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ DEFAULT_LABELS = (1, 5, 10, None)
 
 
 class Evaluator(abc.ABC):
-    """Judges features. Subclasses are frozen dataclasses whose fields are the settings.
+    """Evaluates features. Subclasses are frozen dataclasses whose fields are the settings.
 
     Attributes:
-      name: short, such as "knn": in metrics.jsonl the number "top1" is "knn_top1".
+      name: a short name such as "knn"; metrics.jsonl then calls the number "top1" "knn_top1".
     """
 
     name: str
 
     def prepare(self, train: Labelled, test: Labelled) -> Evaluator:
-        """Checks what it needs of the labels; called before any features are computed.
+        """Checks the labels; called before any features are computed.
 
         Returns:
-          The evaluator with every setting decided that depends on the labels.
+          The evaluator, with all settings that depend on the labels resolved.
 
         Raises:
-          UserError: the labels are not enough.
+          UserError: the labels are not sufficient.
         """
         del train, test
         return self
@@ -51,17 +51,17 @@ class Evaluator(abc.ABC):
           test: features to predict the classes of.
 
         Returns:
-          {name: number}; shares lie in [0, 1]. Other values than numbers are for `summary`.
+          {name: number}; shares are in [0, 1]. Values that are not numbers are for `summary`.
 
         Raises:
           UserError: features or labels that do not fit or are not finite.
         """
 
     def summary(self, numbers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """What results/<mode>.json holds, JSON-ready.
+        """The contents of results/<mode>.json, ready for JSON.
 
         Args:
-          numbers: what `evaluate` returned, by the name of the features.
+          numbers: {name of the features: result of `evaluate`}.
         """
         return {"features": numbers}
 
@@ -72,8 +72,8 @@ class KNN(Evaluator):
 
     Attributes:
       k: neighbours that vote; 0: `default_k` of the training labels.
-      temperature: of the votes, T > 0.
-      why: how `prepare` arrived at k, for people; "" where k is as given.
+      temperature: temperature T > 0 of the votes.
+      why: an explanation of how `prepare` chose k; "" if k was given.
     """
 
     k: int = 0
@@ -83,7 +83,7 @@ class KNN(Evaluator):
     name = "knn"
 
     def prepare(self, train: Labelled, test: Labelled) -> KNN:
-        """Decides k; warns where it is more than a class has."""
+        """Chooses k if it is 0; warns if k is larger than a class."""
         k, why, images = self.k, "", len(train.labels)
         if not k:
             k, why = default_k(train.labels), f", by the size of {train.split}: {images} images"
@@ -126,7 +126,7 @@ class LinearProbe(Evaluator):
     name = "linear"
 
     def prepare(self, train: Labelled, test: Labelled) -> LinearProbe:
-        """Leaves out of the default counts those that some class does not have."""
+        """Removes default counts that are larger than the smallest class."""
         counts = self.labels_per_class
         name, smallest = train.smallest_class()
         too_many = [count for count in counts if count is not None and count > smallest]
@@ -170,7 +170,7 @@ class LinearProbe(Evaluator):
 
 
 def scalars(evaluator: Evaluator, numbers: dict[str, Any]) -> dict[str, float]:
-    """The numbers among what `evaluate` returned, with the evaluator's name: for metrics."""
+    """The numbers that `evaluate` returned, prefixed with the evaluator's name, for metrics."""
     return {
         f"{evaluator.name}_{name}": float(value)
         for name, value in numbers.items()

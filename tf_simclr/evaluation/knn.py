@@ -1,4 +1,4 @@
-"""A weighted nearest-neighbour vote on frozen features: no training, no settings to tune."""
+"""A weighted vote of nearest neighbours on frozen features: no training, nothing to tune."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOST_NEIGHBOURS = 200  # Wu et al. 2018, arXiv:1805.01978, section 3.4, for 50,
 def default_k(train_y: np.ndarray) -> int:
     """How many neighbours should vote: min(sqrt(N), half the mean class, 200), at least 1.
 
-    sqrt(N) is the rule of thumb (Duda, Hart & Stork, Pattern Classification, section 4.4).
-    Neighbours beyond the size of a class can only be of other classes. From about 40,000 images on
-    k is the literature's 200.
+    sqrt(N) is the rule of thumb (Duda, Hart & Stork, Pattern Classification, section 4.4). With
+    more neighbours than a class has images, the others are of other classes. From about 40,000
+    images on, k is 200 as in the literature, unless classes are small.
 
     Args:
       train_y: [N] integer labels of the training features.
@@ -36,23 +36,22 @@ def knn_classify(
     k: int = 200,
     temperature: float = 0.07,
 ) -> np.ndarray:
-    """Classes by a vote of the k most similar training features, weighted exp(cosine / T).
+    """Classifies by a vote of the k most similar training features, weighted by exp(cosine / T).
 
-    Wu et al. 2018, arXiv:1805.01978, section 3.4. Equal votes go to the lowest class.
+    Wu et al. 2018, arXiv:1805.01978, section 3.4. Ties go to the lowest class.
 
     Args:
       train_h: [N, D] float features.
       train_y: [N] integer labels from 0.
       test_h: [M, D] float features.
-      k: neighbours that vote; bounded by N.
+      k: neighbours that vote; at most N are used.
       temperature: T > 0.
 
     Returns:
       [M] int64, the winning class of each.
 
     Raises:
-      UserError: k or temperature out of range; features or labels that do not fit or are no
-        numbers.
+      UserError: k or temperature is out of range; features or labels do not fit or are not finite.
     """
     if not 0 < temperature < np.inf:
         raise UserError(f"temperature must be positive; received {temperature!r}.")
@@ -62,7 +61,7 @@ def knn_classify(
     winners = np.empty(len(test_h), np.int64)
     for block, indices, similarities in blocks_of(test_h, train_h, k, row_cost=classes):
         similarities = similarities.astype(np.float64)
-        # Relative to the nearest, or exp would overflow at a low temperature.
+        # Relative to the nearest, so that exp does not overflow at a low temperature.
         weight = np.exp((similarities - similarities[:, :1]) / temperature)
         rows = len(indices)
         cell = np.arange(rows)[:, np.newaxis] * classes + train_y[indices]
@@ -74,6 +73,6 @@ def knn_classify(
 def knn_accuracy(
     train_h: np.ndarray, train_y: np.ndarray, test_h: np.ndarray, test_y: np.ndarray, **options
 ) -> float:
-    """Share in [0, 1] of the test features that `knn_classify` (with its options) gets right."""
+    """Accuracy of `knn_classify` (with its options) on the test features, in [0, 1]."""
     predicted = knn_classify(train_h, train_y, test_h, **options)
     return float(np.mean(predicted == checked_labels("test_y", test_y, predicted)))

@@ -1,4 +1,4 @@
-"""Frozen features with their labels, the input of every evaluation, and the checks of both."""
+"""Frozen features with labels, the input of every evaluation, and their checks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Labelled:
 
     Attributes:
       labels: int64 [N], from 0.
-      class_names: by label.
-      split: what to call it in messages, such as "train[:10%]".
-      h: float32 [N, D]; empty, [0, 0], before the features are computed.
+      class_names: names by label.
+      split: its name in messages, such as "train[:10%]".
+      h: float32 [N, D]; [0, 0] before the features are computed.
     """
 
     labels: np.ndarray
@@ -30,7 +30,7 @@ class Labelled:
         return dataclasses.replace(self, h=h)
 
     def smallest_class(self) -> tuple[str, int]:
-        """(name, number of images) of the smallest class that has any."""
+        """(name, number of images) of the smallest class that is not empty."""
         present, counts = np.unique(self.labels, return_counts=True)
         return self.class_names[present[counts.argmin()]], int(counts.min())
 
@@ -38,14 +38,15 @@ class Labelled:
 def checked_features(
     train_h, test_h, names: tuple[str, str] = ("train_h", "test_h")
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float arrays [N, D] and [M, D], unchanged.
+    """Checks features and returns both as float arrays [N, D] and [M, D].
 
     Args:
       train_h, test_h: the features.
-      names: what the caller calls them, for messages.
+      names: the caller's names for them, for messages.
 
     Raises:
-      UserError: not a matrix, nothing in it, different widths, or a value that is not finite.
+      UserError: one is not a matrix, is empty or has a value that is not finite; or the widths
+        differ.
     """
     both = {name: np.asarray(h) for name, h in zip(names, (train_h, test_h))}
     for name, h in both.items():
@@ -69,15 +70,15 @@ def checked_features(
 
 
 def checked_labels(name: str, labels, h: np.ndarray) -> np.ndarray:
-    """Labels as int64 [N], one for each row of h.
+    """Checks labels and returns them as int64 [N].
 
     Args:
-      name: of the argument.
+      name: name of the argument, for messages.
       labels: [N] integers from 0.
-      h: [N, D] the features they belong to.
+      h: [N, D] features with these labels.
 
     Raises:
-      UserError: another number of labels, not integers, or negative (TFDS marks "no label" so).
+      UserError: the labels are not N, not integers, or negative (as "no label" is in TFDS).
     """
     labels = np.asarray(labels)
     if labels.shape != (len(h),):

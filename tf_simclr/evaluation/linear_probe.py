@@ -1,7 +1,7 @@
 """Linear evaluation: logistic regression by L-BFGS on frozen features (paper, appendix B.8).
 
 With all labels the l2 strength is chosen on a validation part of the training set. With a few
-labels a class there is none to spare: one fixed strength serves every feature set alike.
+labels per class there are none to spare: all feature sets use one fixed strength.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tf_simclr.evaluation.labelled import checked_features, checked_labels
 from tf_simclr.evaluation.progress import reported
 
 _MAX_ITERATIONS = 500
-_VALIDATION = 0.1  # Of the training set, to choose the l2 strength on.
-_FEW_LABEL_L2 = 1.0  # On standardised features; scikit-learn's default.
-# Features times classes below which threads cost more than they bring: on two busy cores the
-# digits' fits took 20 times as long with them.
+_VALIDATION = 0.1  # Share of the training set on which the l2 strength is chosen.
+_FEW_LABEL_L2 = 1.0  # For standardised features; scikit-learn's default.
+# Features times classes below which threads do not pay off: on two busy cores they made the fits
+# on the digits 20 times slower.
 _SMALL = 10**8
 
 
@@ -33,27 +33,28 @@ def linear_probe(
     validation_fraction: float = _VALIDATION,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Multinomial logistic regression with l2 chosen on a validation split, refit on everything.
+    """Multinomial logistic regression: chooses l2 on a validation split, then refits on all.
 
     SimCLR, arXiv:2002.05709, appendix B.8: L-BFGS, 45 logarithmically spaced l2 strengths from
-    1e-6 to 1e5, refit on train and validation. Features are standardised first, by the training
-    set's statistics. It works in float64 and in memory: about 32 bytes a feature.
+    1e-6 to 1e5, refit on train and validation. Features are first standardised with the training
+    set's statistics. All is computed in float64 and in memory: about 32 bytes per feature value.
 
     Args:
       train_h: [N, D] float features.
       train_y: [N] integer labels from 0.
       test_h: [M, D] float features.
       test_y: [M] integer labels.
-      num_l2: strengths tried; a single one is the middle of the range.
-      validation_fraction: of the training set, in (0, 1).
-      seed: which part that is.
+      num_l2: number of strengths to try; 1: the middle of the range.
+      validation_fraction: validation share of the training set, in (0, 1).
+      seed: selects the validation part.
 
     Returns:
-      "top1" on the test set, "l2" chosen and its "validation_top1"; how many fits L-BFGS left
-      "unconverged" of the last one (0 or 1) and "sweep_unconverged" of the sweep.
+      "top1": accuracy on the test set; "l2": the chosen strength; "validation_top1": its accuracy
+      on the validation part; "unconverged": 1 if L-BFGS did not converge in the last fit, else 0;
+      "sweep_unconverged": how many fits of the sweep did not converge.
 
     Raises:
-      UserError: an argument is out of range or does not fit, or there is one class only.
+      UserError: an argument is out of range or does not fit, or there is only one class.
     """
     _check_sweep(num_l2)
     if not 0 < validation_fraction < 1:
@@ -88,24 +89,24 @@ def few_label_accuracy(
 ) -> list[dict[str, Any]]:
     """Test accuracy of a linear classifier that sees only a few labels of each class.
 
-    Draw d of a count takes the same examples whatever the features, and the classifier and its l2
-    are the same, so feature sets can be compared. Features are standardised by the statistics of
-    all training features, which needs no labels.
+    A draw selects the same examples for all feature sets, with the same classifier and l2, so that
+    feature sets can be compared. Features are standardised with the statistics of all training
+    features, which needs no labels.
 
     Args:
-      train_h, train_y, test_h, test_y: as `linear_probe`.
-      labels_per_class: counts; None stands for all labels, by `linear_probe`.
-      draws: random draws of each count.
-      seed: of the draws.
-      num_l2: for `linear_probe`.
+      train_h, train_y, test_h, test_y: as in `linear_probe`.
+      labels_per_class: counts; None: all labels, by `linear_probe`.
+      draws: random draws per count.
+      seed: seed of the draws.
+      num_l2: as in `linear_probe`.
 
     Returns:
-      For each count a dict: "labels_per_class" (a number or "all"), "mean" and "std" of the top-1
-      accuracy over the draws, "draws", "unconverged" fits; for "all" also what else `linear_probe`
-      says.
+      A dict for each count: "labels_per_class" (a number or "all"), "mean" and "std" of the top-1
+      accuracy over the draws, "draws", and the number of "unconverged" fits; for "all" also the
+      other results of `linear_probe`.
 
     Raises:
-      UserError: `check_labels` refuses the labels, or an argument is out of range.
+      UserError: `check_labels` fails, or an argument is out of range.
     """
     if not draws >= 1:
         raise UserError(f"draws must be at least 1; received {draws!r}.")
@@ -136,14 +137,14 @@ def few_label_accuracy(
 def check_labels(
     train_y: np.ndarray, labels_per_class: tuple[int | None, ...], *, seed: int = 0
 ) -> None:
-    """Checks what `few_label_accuracy` needs of the labels, which takes no features.
+    """Checks the labels for `few_label_accuracy`, before there are features.
 
     Args:
       train_y: [N] integer labels from 0.
-      labels_per_class, seed: as `few_label_accuracy`.
+      labels_per_class, seed: as in `few_label_accuracy`.
 
     Raises:
-      UserError: there is one class only, or a class has fewer examples than asked for.
+      UserError: there is only one class, or a class has fewer examples than a count.
     """
     sizes = np.unique(train_y, return_counts=True)[1]
     if len(sizes) < 2:
@@ -172,28 +173,28 @@ def _validation_split(train_y, fraction: float, seed: int) -> tuple[np.ndarray, 
 
 
 def _best_l2(fitting, held_out, num_l2) -> tuple[float, float, int]:
-    """(strength, its validation top-1, fits that did not converge); (features, labels) given."""
+    """(strength, its validation top-1, fits that did not converge), from (features, labels)."""
     strengths = np.logspace(-6, 5, num_l2) if num_l2 > 1 else [10.0**-0.5]
     best, unconverged = (-1.0, 0.0), 0
-    # From the strongest on, each fit starting where the last ended: the same optima (the problem
-    # is convex) in a third of the iterations.
+    # From the strongest down, each fit starts where the last ended. The optima are the same (the
+    # problem is convex), in a third of the iterations.
     model = _model(strengths[-1], warm_start=True)
     for l2 in reported(strengths[::-1], num_l2, "linear, all labels: l2 sweep"):
         model, failed = _fit(model.set_params(C=1.0 / l2), *fitting)
         unconverged += failed
-        best = max(best, (float(model.score(*held_out)), float(l2)))  # Of equals the stronger.
+        best = max(best, (float(model.score(*held_out)), float(l2)))  # Ties go to the stronger.
     return best[1], best[0], unconverged
 
 
 def _model(l2: float, **options):
-    """Logistic regression, not fitted. l2 stands beside the sum of the losses, as in C = 1 / l2."""
+    """Unfitted logistic regression, which minimises the sum of losses + l2 / 2 |W|^2."""
     from sklearn.linear_model import LogisticRegression  # Slow to import.
 
     return LogisticRegression(C=1.0 / l2, max_iter=_MAX_ITERATIONS, **options)
 
 
 def _fit(model, h, y):
-    """(the model, fitted; 1 if L-BFGS stopped before it converged, else 0)."""
+    """(the fitted model; 1 if L-BFGS stopped before it converged, else 0)."""
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
@@ -205,13 +206,13 @@ def _fit(model, h, y):
 
 
 def _prepared(train_h, train_y, test_h, test_y):
-    """All four checked; features float64 without the training features' mean and deviation."""
+    """Checks all four and standardises features, in float64, with the training statistics."""
     train_h, test_h = checked_features(train_h, test_h)
     train_y = checked_labels("train_y", train_y, train_h)
     test_y = checked_labels("test_y", test_y, test_h)
     train_h, test_h = train_h.astype(np.float64), test_h.astype(np.float64)
     mean, std = train_h.mean(axis=0), train_h.std(axis=0)
-    # A constant feature stays constant, whatever the scale and the rounding of float32.
+    # Constant features are not divided: their deviation is only float32 rounding.
     std = np.where(std > 1e-6 * np.maximum(np.abs(mean), std.max()), std, 1.0)
     return (train_h - mean) / std, train_y, (test_h - mean) / std, test_y
 

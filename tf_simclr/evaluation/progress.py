@@ -1,4 +1,4 @@
-"""Says how far a long piece of work is and how long it will still take; a short one is silent."""
+"""Logs the progress and the remaining time of long work; short work logs nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from absl import logging
 
-_SECONDS = 10  # Between two lines.
+_SECONDS = 10  # Between two log lines.
 T = TypeVar("T")
 
 
@@ -16,9 +16,9 @@ def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yields the items; every few seconds logs how many are done and the time left.
 
     Args:
-      items: to go through.
-      total: how many those are.
-      what: the work, for the log.
+      items: the items.
+      total: their number.
+      what: the name of the work in the log.
     """
     start = said = time.monotonic()
     for done, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""Representations of a data set: h of an encoder for every image, computed once and kept."""
+"""Features of a data set: an encoder's h for every image, computed once and kept on disk."""
 
 from tf_simclr.features.baselines import raw_pixels, untrained_like
 from tf_simclr.features.computing import Computer, check_channels, even_size, represent

@@ -1,4 +1,4 @@
-"""What features of a trained encoder are compared with: random weights, and raw pixels."""
+"""Baselines for the features of a trained encoder: random weights, and raw pixels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import tensorflow as tf
 from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import eval_dataset
 
-_PIXEL_SIDE = 32  # Raw pixels are compared at 32 x 32 at most; more only adds noise and time.
+_PIXEL_SIDE = 32  # Largest side for raw pixels; more pixels only add noise and time.
 
 
 def untrained_like(encoder: tf.keras.Model, seed: int) -> tf.keras.Model:
-    """The same architecture with random weights, which depend on the seed."""
+    """The same architecture with random weights from the seed."""
     tf.keras.utils.set_random_seed(seed)
     return type(encoder).from_config(encoder.get_config())
 

@@ -1,4 +1,4 @@
-"""h of an encoder for every image of a data set, computed by all replicas of this host."""
+"""Computes an encoder's h for every image of a data set, on all replicas of this host."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from tf_simclr.errors import UserError
 
 
 class Computer:
-    """Computes h of batches of images, compiled once for all of them.
+    """Computes h for batches of images, with one compiled function for all of them.
 
     The replicas of the strategy take the batches in turn, and every batch is padded to the same
-    size. So which replica computes a batch, and what else it computes, changes no bit of the
-    result, and no collective operation is needed.
+    size. So the result is the same, bit for bit, whichever replica computes a batch, and no
+    collective operation is needed.
     """
 
     def __init__(self, encoder, size: int, strategy: tf.distribute.Strategy | None = None):
         """
         Args:
-          encoder: from images to h; built under the strategy, where there is one.
-          size: images in a batch, for each replica.
-          strategy: whose replicas on this host compute; None: the current device does.
+          encoder: from images to h; built under the strategy, if there is one.
+          size: images per batch and replica.
+          strategy: its replicas on this host compute h; None: the current device does.
         """
         self._size = size
         self._strategy = strategy
-        # Of several hosts each computes with its own replicas, whatever the others do.
+        # Each host uses its own replicas only, independently of other hosts.
         self._replicas = 1 if strategy is None else len(strategy.extended.worker_devices)
         self._alone = strategy is None or strategy.num_replicas_in_sync == 1
 
@@ -47,7 +47,7 @@ class Computer:
         """Yields h of each batch in order, float32 [n, D].
 
         Args:
-          batches: images float32 [n, H, W, C] in [0, 1], with n at most `size`.
+          batches: images, float32 [n, H, W, C] in [0, 1], with n <= `size`.
         """
         batches = iter(batches)
         while group := list(itertools.islice(batches, self._replicas)):
@@ -60,7 +60,7 @@ class Computer:
         return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
 
     def _run(self, group):
-        """h of one batch for each replica; with fewer batches some are computed twice."""
+        """h of one batch per replica; with fewer batches than replicas some are computed twice."""
         if self._alone:
             return [self._step(group[0])]
         taken = itertools.cycle(group)
@@ -69,7 +69,7 @@ class Computer:
 
 
 def even_size(num_examples: int, batch_size: int) -> int:
-    """The batch, at most `batch_size`, with which as many batches need the least padding."""
+    """The smallest batch that needs no more batches than `batch_size`: it needs least padding."""
     return -(-num_examples // -(-num_examples // batch_size))
 
 
@@ -82,18 +82,18 @@ def represent(
     name: str = "",
     strategy: tf.distribute.Strategy | None = None,
 ) -> np.ndarray:
-    """h of every image of a source.
+    """Computes h for every image of a source.
 
     Args:
-      encoder: from images to h; built under the strategy, where there is one.
+      encoder: from images to h; built under the strategy, if there is one.
       source: the images.
       image_size: side in pixels.
-      batch_size: the most images that a replica is given at a time.
-      name: for the progress bar.
-      strategy: whose replicas on this host share the work; None: the current device does it all.
+      batch_size: the most images that a replica gets at a time.
+      name: title of the progress bar.
+      strategy: its replicas on this host share the work; None: the current device does it all.
 
     Returns:
-      float32 [N, D], in the order of the source; the same bits whatever the number of replicas.
+      float32 [N, D], in the order of the source; the same bits for any number of replicas.
 
     Raises:
       UserError: an image cannot be read.
@@ -107,7 +107,7 @@ def represent(
 
 
 def check_channels(encoder: tf.keras.Model, source) -> None:
-    """Raises UserError where the encoder was made for images of other channels."""
+    """Raises UserError if the encoder takes images with another number of channels."""
     expected = encoder.input_shape[-1]
     if expected != source.channels:
         raise UserError(

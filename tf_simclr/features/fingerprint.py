@@ -1,4 +1,4 @@
-"""What tells encoders apart, and images: short digests for the names of folders."""
+"""Short digests that identify encoders and images, for the names of folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LENGTH = 16  # Hexadecimal digits: 64 bits.
 
 
 def encoder_fingerprint(encoder: tf.keras.Model) -> str:
-    """A digest of an encoder's architecture (its config) and of the bits of its weights."""
+    """A digest of an encoder's architecture (its config) and its exact weights."""
     config = {"class": type(encoder).__name__, "config": encoder.get_config()}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for weight in encoder.get_weights():
@@ -25,10 +25,10 @@ def encoder_fingerprint(encoder: tf.keras.Model) -> str:
 
 
 def images_key(source, image_size: int) -> str:
-    """The name of a folder for a split: its own name, and a digest of what the encoder is given.
+    """The name of a split's folder: the split's name, and a digest of the encoder's input.
 
     The digest covers the images (the source's fingerprint and, for a folder, its path, as the
-    fingerprint is made of relative names and sizes only), their labels, size and channels.
+    fingerprint covers relative names and sizes only), their labels, size and channels.
     """
     folder = source.folder
     if folder and "://" not in folder:

@@ -1,11 +1,11 @@
-"""Features on disk: computed once, in parts, each whole or not there.
+"""Features on disk: computed once, in parts, each of which is complete or absent.
 
 FOLDER/<encoder fingerprint>/<split and digest of its images>/
-  facts.json                what these features are of
+  facts.json                the encoder, images and shapes of these features
   part-00000.npy            float32 [rows, D]: h of the first images, in the order of the source
   part-00000.json           their names and labels, and a checksum of the .npy; written last
 
-Everything below FOLDER can be computed again: deleting it costs time only.
+Everything below FOLDER can be computed again, so it is safe to delete.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tf_simclr.models.encoder_interface import encoder_shapes
 
 gfile = tf.io.gfile
 
-ROWS = 8192  # In a part; 64 MiB at D = 2048. Memory holds one part while they are computed.
+ROWS = 8192  # Rows per part: 64 MiB at D = 2048. One part at a time is in memory.
 _FORMAT = 1
 _FACTS = "facts.json"
 
@@ -43,9 +43,9 @@ class Part:
     """Consecutive rows of kept features.
 
     Attributes:
-      start: position of the first in the source.
-      h: float32 [n, D]; of local files memory-mapped and read-only.
-      names: what the source calls the images: paths, where they have some.
+      start: position of the first row in the source.
+      h: float32 [n, D]; memory-mapped and read-only for local files.
+      names: the source's names for the images: paths, if they have any.
       labels: int64 [n], or None.
     """
 
@@ -60,9 +60,9 @@ class Kept:
     """The features of a split, complete on disk.
 
     Attributes:
-      folder: where they are.
-      facts: what they are of: "encoder" and "source" fingerprints, "name" and "split" of the
-        source, "image_size", "channels", "D", "N", "rows_per_part", "class_names".
+      folder: their folder.
+      facts: "encoder" and "source" fingerprints, "name" and "split" of the source, "image_size",
+        "channels", "D", "N", "rows_per_part", "class_names".
     """
 
     folder: str
@@ -72,7 +72,7 @@ class Kept:
         return self.facts["N"]
 
     def parts(self) -> Iterator[Part]:
-        """Goes through the parts in order; memory holds only what is used of one."""
+        """Yields the parts in order, one at a time in memory."""
         for number in range(_num_parts(self.facts)):
             yield _read_part(self.folder, self.facts, number)
 
@@ -95,18 +95,19 @@ def keep(
     strategy: tf.distribute.Strategy | None = None,
     rows_per_part: int = ROWS,
 ) -> Kept:
-    """Computes h of every image of a source, or what is missing of it, and keeps it on disk.
+    """Keeps h of every image of a source on disk, computing only the parts that are missing.
+
+    Parts that are damaged, or whose `facts.json` differs, are logged and computed again.
 
     Args:
-      encoder: a plain copy, built under the strategy, where there is one.
-      source: the images; labels are kept where there are some.
+      encoder: a plain copy, built under the strategy, if there is one.
+      source: the images; labels are kept if there are any.
       folder: such as WORKDIR/features.
-      image_size, batch_size, name, strategy: as `represent`.
-      rows_per_part: images in a file.
+      image_size, batch_size, name, strategy: as in `represent`.
+      rows_per_part: images per file.
 
     Returns:
-      The features. Parts that are there and intact are not computed again. Damaged ones, and those
-      that `facts.json` describes otherwise, are computed again, and the log says so.
+      The features.
 
     Raises:
       UserError: an image cannot be read, or a file cannot be written.
@@ -124,10 +125,10 @@ def keep(
 
 
 def read(folder: str) -> Kept:
-    """Opens features that `keep` has left in a folder.
+    """Opens the features that `keep` wrote to a folder.
 
     Raises:
-      UserError: they are not there, not complete or damaged; the message names the file.
+      UserError: the features are absent, incomplete or damaged; the message names the file.
     """
     facts = _read_json(os.path.join(folder, _FACTS))
     numbers = ("N", "D", "rows_per_part")
@@ -147,12 +148,12 @@ def read(folder: str) -> Kept:
 
 
 def mention_others(folder: str, used: set[str]) -> None:
-    """Logs how much space features of encoders take that were not used just now.
+    """Logs how much space the features of other encoders take.
 
-    They are not deleted: they may be of another encoder that is evaluated in turn.
+    They are not deleted, as those encoders may be evaluated again.
 
     Args:
-      folder: as `keep`.
+      folder: as in `keep`.
       used: fingerprints of the encoders in use.
     """
     there = gfile.listdir(folder) if gfile.isdir(folder) else []
@@ -173,7 +174,7 @@ def mention_others(folder: str, used: set[str]) -> None:
 
 
 class _Unusable(Exception):
-    """A part that is missing or damaged; why."""
+    """A part is missing or damaged; the argument says how."""
 
 
 def _facts_of(encoder, source, image_size: int, rows_per_part: int) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def _facts_of(encoder, source, image_size: int, rows_per_part: int) -> dict[str,
 
 
 def _begin(folder: str, facts: dict[str, Any]) -> None:
-    """Makes the folder ready for these features, without whatever else was there."""
+    """Prepares the folder for these features; deletes any others in it."""
     path = os.path.join(folder, _FACTS)
     if gfile.exists(folder):
         if _read_json(path) == facts:
@@ -228,7 +229,7 @@ def _compute_part(computer, source, folder, facts, number, image_size, size) -> 
 
 
 def _is_intact(folder: str, facts: dict[str, Any], number: int) -> bool:
-    """Whether a part can be used; logs where it is there but damaged."""
+    """Whether a part can be used; logs if it exists but is damaged."""
     npy, beside = _paths(folder, number)
     if not gfile.exists(beside):  # Not computed yet, or interrupted before it was complete.
         return False
@@ -241,7 +242,7 @@ def _is_intact(folder: str, facts: dict[str, Any], number: int) -> bool:
 
 
 def _check_part(folder: str, facts: dict[str, Any], number: int) -> None:
-    """Raises _Unusable where a part is missing, or is not what was written."""
+    """Raises _Unusable if a part is missing, or is not as it was written."""
     npy, beside = _paths(folder, number)
     about = _read_json(beside)
     contents = None if about is None else storage.read_bytes(npy)
@@ -285,7 +286,7 @@ def _paths(folder: str, number: int) -> tuple[str, str]:
 
 
 def _read_json(path: str) -> dict[str, Any] | None:
-    """The object in a file; None where there is none."""
+    """The object in a JSON file; None if there is none."""
     try:
         contents = storage.read_bytes(path)
         content = None if contents is None else json.loads(contents)
