@@ -1,10 +1,10 @@
-"""Pairs of views a second from photographs of 13 megapixels: decoded each time, or held reduced.
+"""Pairs of views per second from 13-megapixel photographs: decoded each time, or cached reduced.
 
     python benchmarks/cache_side.py [--peer=DIR]
 
-The photographs are scikit-learn's two, each twice as large, 4 above and 3 beside each other. "ours"
-decodes them each time, "reduced" holds them in memory with a shorter side of 512 pixels, as
-`--cache_side=512` does. `--peer` is a checkout's directory `tf2/` of google-research/simclr.
+The photographs are scikit-learn's two, doubled in size and tiled 4 x 3. "ours" decodes them each
+time; "reduced" keeps them in memory with a shorter side of 512 pixels, as `--cache_side=512` does.
+`--peer` is the directory `tf2/` of a checkout of google-research/simclr.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from benchmarks import input_pipeline
 from benchmarks.timing import flags, in_turns, report
 
 COUNT = 64
-BATCH = 16  # Small, as the slow ones need a second for 20 images.
+BATCH = 16  # Small, as the slow contestants take a second for 20 images.
 SIDE = 512
 
 
 def write_photographs(folder: str) -> list[str]:
-    """COUNT files, no two alike."""
+    """Writes COUNT different files."""
     images = sklearn.datasets.load_sample_images().images
     files = []
     for index in range(COUNT):
@@ -48,7 +48,7 @@ def main() -> None:
         files = write_photographs(folder)
         source = tf_simclr.open_source("folder", folder)
         reduced = tf_simclr.in_memory(source, shorter_side=SIDE)
-        whole = tf_simclr.in_memory(source.take(np.arange(2)))  # As large as the others.
+        whole = tf_simclr.in_memory(source.take(np.arange(2)))  # All files have the same size.
         contestants = {
             "ours": input_pipeline.ours(source, 224, BATCH, blur=True),
             "reduced": input_pipeline.ours(reduced, 224, BATCH, blur=True),

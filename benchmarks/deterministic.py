@@ -1,9 +1,9 @@
-"""What `--deterministic` costs: pretraining steps with their data, with and without.
+"""The cost of `--deterministic`: pretraining steps and their data, with and without it.
 
     python benchmarks/deterministic.py [--runs=5]
 
-ResNet-18 on 32 pixels, batches of 128 images from the pipeline, LARS. TensorFlow's switch is for
-the whole process, so each figure is taken in a process of its own, in turns.
+ResNet-18 on 32 pixels, batches of 128 images from the pipeline, LARS. TensorFlow's switch applies
+to a whole process, so each figure comes from a separate process; the two take turns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAIRS, SIZE, IMAGES, STEPS = 128, 32, 1024, 12
 
 
 def step_milliseconds(deterministic: bool) -> float:
-    """Of a step, and what it waits for its batch, once the first two are over."""
+    """Milliseconds of a step with the wait for its batch, after two warm-up steps."""
     import numpy as np
     import tensorflow as tf
 

@@ -3,9 +3,9 @@
     python benchmarks/input_pipeline.py [--photos=DIR] [--peer=DIR]
 
 `--photos` is a folder of JPEGs for the 224-pixel figures: "ours_224" decodes them each time,
-"held_224" has decoded them once, into memory, as training does with sets of up to 1 GiB. `--peer`
-is a checkout's directory `tf2/` of google-research/simclr, whose `data_util` then takes turns with
-ours on the same images.
+"held_224" decodes them once, into memory, as training does with sets of up to 1 GiB. `--peer` is
+the directory `tf2/` of a checkout of google-research/simclr, whose `data_util` then takes turns
+with ours on the same images.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import tf_simclr
 from benchmarks.timing import flags, in_turns, rate, report
 
 BATCH = {32: 256, 224: 64}
-WARM_UP = 3.0  # Seconds, in which `tf.data` tunes itself and its buffers fill.
+WARM_UP = 3.0  # Seconds for `tf.data` to tune itself and to fill its buffers.
 
 
 def alone(dataset, finish, batch_size):
-    """The rate of a dataset that is begun anew for each turn, and dropped after it.
+    """The rate of a dataset that is created for each turn and deleted after it.
 
-    A dataset between its turns would fill its buffers at the expense of the others' turns, and
-    `tf.data` would tune it to a consumer that rarely comes.
+    A dataset that is kept would fill its buffers during the turns of others, and `tf.data` would
+    tune it to a slow consumer.
     """
 
     def figure() -> float:
@@ -74,7 +74,7 @@ def peers(data_util, images, decode, size, batch_size, blur):
 
 
 def decoding_only(files):
-    """The floor: reading and decoding the same files, once each."""
+    """The lower bound: reads and decodes each of the same files once."""
     dataset = tf.data.Dataset.from_tensor_slices(files).repeat()
     dataset = dataset.map(decode, tf.data.AUTOTUNE).map(tf.size).batch(BATCH[224])
     return alone(dataset.prefetch(tf.data.AUTOTUNE), lambda batch: batch, BATCH[224])

@@ -1,10 +1,11 @@
-"""A training step of a batch that memory has no room for: micro-batches' time and peak memory.
+"""Time and peak memory of micro-batched training steps on batches that do not fit in memory.
 
     python benchmarks/large_batch.py [--cases=small,large]
 
-Each case takes one step at the large batch in a process of its own, whose peak resident memory is
-reported, TensorFlow's own included; and, at a batch where both fit, such steps in turns with plain
-ones. Cases: small, ResNet-18 on 32 pixels, batch 8192; large, ResNet-50 on 224 pixels, batch 256.
+Each case runs one step at the large batch in a separate process and reports the peak resident
+memory, including TensorFlow's own. At a batch where both fit, it also times micro-batched and plain
+steps in turns. Cases: small, ResNet-18 on 32 pixels, batch 8192; large, ResNet-50 on 224 pixels,
+batch 256.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tf_simclr
 from benchmarks.memory import figures_of, peak_mib
 from benchmarks.timing import flags, in_turns, report
 
-# Encoder, pixels, the large batch, a batch where both fit, images in a micro-batch.
+# Encoder, pixels, large batch, batch where both fit, images per micro-batch.
 CASES = {"small": ("resnet18", 32, 8192, 256, 128), "large": ("resnet50", 224, 256, 16, 8)}
 
 
@@ -36,7 +37,7 @@ def batch_of(images: int, size: int):
 
 
 def step_of(encoder: str, size: int, **options):
-    """A compiled model's training step, which returns when it is done."""
+    """A function that runs a compiled model's training step to its end."""
     model = tf_simclr.SimCLR(tf_simclr.build_encoder(encoder, image_size=size), **options)
     model.compile(tf_simclr.LARS(0.1, weight_decay=1e-4))
     train = tf.function(model.train_step)
@@ -55,7 +56,7 @@ def seconds(step, batch) -> float:
 
 
 def large_step(case: str) -> None:
-    """Prints seconds and the process' peak memory in GiB of one step at the large batch."""
+    """Prints the seconds of one step at the large batch, and the process's peak memory in GiB."""
     encoder, size, images, _, micro = CASES[case]
     batch, step = batch_of(images, size), step_of(encoder, size, micro_batch_size=micro)
     step.trace(batch)

@@ -1,4 +1,4 @@
-"""Resident memory for the benchmarks (Linux): each figure from a process of its own."""
+"""Resident memory for the benchmarks (Linux), each figure from a separate process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 
 
 def resident_mib() -> float:
-    """Of this process, now."""
+    """The current resident memory of this process."""
     return _status("VmRSS")
 
 
 def peak_mib() -> float:
-    """The most that this process had resident, since its start or `forget_peak`."""
+    """The peak resident memory of this process since its start or `forget_peak`."""
     return _status("VmHWM")
 
 

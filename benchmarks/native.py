@@ -1,9 +1,9 @@
-"""Kernels in C against TensorFlow's operations: cropping and finishing a pair of 224-pixel views.
+"""The C kernels against TensorFlow's operations, for cropping and finishing 224-pixel views.
 
     python benchmarks/native.py
 
-Milliseconds a pair: two crops of a photograph's size, resized and mirrored as drawn, and finished.
-Without a C compiler there is nothing to compare.
+Milliseconds per pair of views: two crops of a photograph, resized and mirrored as drawn, and
+finished. Needs a C compiler.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def timed(step, batch):
 
 
 def cropping(kernels):
-    """A graph that crops both views of each pair, one after another."""
+    """A graph that crops both views of each pair, one after the other."""
     options = ViewOptions()
     photograph = tf.constant(np.random.default_rng(0).integers(0, 256, [375, 500, 3], np.uint8))
 

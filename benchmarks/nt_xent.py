@@ -1,10 +1,10 @@
-"""NT-Xent forward and backward: time in turns, and memory beyond the embeddings'.
+"""NT-Xent forward and backward: time, and memory beyond that of the embeddings.
 
     python benchmarks/nt_xent.py [--peer=DIR] [--pairs=512,4096] [--largest=65536]
 
-Against keras-cv's `SimCLRLoss`, our own form without tiles and, given `--peer`, the `objective.py`
-of a checkout's directory `tf2/` of google-research/simclr. `--largest` runs ours once at a size
-where the others need hundreds of GiB; 0 leaves it out.
+Compares ours with keras-cv's `SimCLRLoss`, our own form without tiles and, given `--peer` (the
+directory `tf2/` of a checkout of google-research/simclr), its `objective.py`. `--largest` runs ours
+once at a size where the others need hundreds of GiB; 0: it does not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WIDTH, TEMPERATURE = 128, 0.1
 
 
 def contestants(peer: str | None) -> dict:
-    """Name to a loss of (z_a, z_b)."""
+    """{name: loss of (z_a, z_b)}."""
 
     def keras_cv(z_a, z_b):
         from keras_cv.losses import SimCLRLoss
@@ -74,7 +74,7 @@ def embeddings(pairs: int):
 
 
 def milliseconds(run, z_a, z_b) -> float:
-    """Of one call, averaged over half a second."""
+    """Milliseconds per call, averaged over half a second."""
     calls, start = 0, time.perf_counter()
     while time.perf_counter() - start < 0.5:
         run(z_a, z_b)[0].numpy()
@@ -83,8 +83,8 @@ def milliseconds(run, z_a, z_b) -> float:
 
 
 def extra_mebibytes(run, z_a, z_b) -> float:
-    """Peak resident memory of a process' first call above that before it (Linux)."""
-    tf.function(tf.identity, jit_compile=True)(z_a)  # XLA's compiler, which any step loads.
+    """Increase of the process's peak resident memory by a first call (Linux)."""
+    tf.function(tf.identity, jit_compile=True)(z_a)  # Loads XLA's compiler, as any step does.
     run(*embeddings(8))
     run.get_concrete_function(z_a, z_b)
     forget_peak()
@@ -94,7 +94,7 @@ def extra_mebibytes(run, z_a, z_b) -> float:
 
 
 def memory_of(name: str, pairs: int, peer: str | None) -> float:
-    """`extra_mebibytes` in a process of its own."""
+    """Runs `extra_mebibytes` in a separate process."""
     command = [__file__, f"--memory-of={name}", f"--pairs={pairs}"]
     [figure] = figures_of(*command, *([f"--peer={peer}"] if peer else []))
     return figure

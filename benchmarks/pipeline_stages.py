@@ -1,12 +1,12 @@
-"""Where the time of a pair of views goes, stage by stage, on one core.
+"""The time of each stage of making a pair of views, on one core.
 
     python benchmarks/pipeline_stages.py [--photos=DIR]
 
-Milliseconds a pair at 32 px from images in memory and, given a folder of JPEGs, at 224 px. The
-host's stages are each measured with all that comes before them, and then subtracted. `flip_*` is
-one view of 224 px, mirrored by a slice and by a gather; `resize_*` TensorFlow's ways to one view
-from a crop of 260 px; `decode_*` a whole photograph, what its two crops cover, and the whole at
-half its size.
+Milliseconds per pair at 32 px from images in memory and, given a folder of JPEGs, at 224 px. Each
+host stage is measured together with all stages before it, whose time is then subtracted. `flip_*`
+mirrors one view of 224 px, by a slice and by a gather. `resize_*` makes one view from a crop of
+260 px in TensorFlow's different ways. `decode_*` decodes a whole photograph, the part that its two
+crops cover, and the whole at half size.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def milliseconds(step, items: int, runs: int, calls: int = 5) -> float:
 
 
 def next_of(dataset):
-    """A function that takes one element, made by one thread."""
+    """A function that takes the next element of the dataset, which one thread produces."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
@@ -55,7 +55,7 @@ def next_of(dataset):
 
 
 def host(source, size: int, runs: int) -> dict[str, float]:
-    """Drawing, decoding, and the two crops of a pair with resize, rounding and flip."""
+    """The host's stages: drawing, decoding, and two crops with resize, rounding and flip."""
 
     def draw(step):
         drawn = draw_views(ViewOptions(), source.channels, BATCH, 0, step)
@@ -67,7 +67,7 @@ def host(source, size: int, runs: int) -> dict[str, float]:
     if source.images is not None:
         loaded = drawn.map(lambda d: source.load(d["index"]))
     else:
-        # Of the draws only these are carried from image to image.
+        # The pipeline, too, passes only these draws along with each image.
         crops = drawn.map(lambda d: {name: d[name] for name in ("index", "crop", "flip")})
         loaded = crops.unbatch().map(lambda d: tf.size(source.load(d["index"]))).batch(BATCH)
     totals = [milliseconds(next_of(d), BATCH, runs) for d in (drawn, loaded, whole)]
@@ -76,7 +76,7 @@ def host(source, size: int, runs: int) -> dict[str, float]:
 
 
 def device(source, size: int, runs: int) -> dict[str, float]:
-    """Both forms of `finish_views`, and the CPU's with colour or blur alone."""
+    """The device's stage: both forms of `finish_views`, and the CPU's with only colour or blur."""
     figures = {}
     for name, options in (
         ("finish", {}),
@@ -99,7 +99,7 @@ def device(source, size: int, runs: int) -> dict[str, float]:
 
 
 def decoding(source, runs: int) -> dict[str, float]:
-    """Ways to decode a photograph, in each of which the crops are drawn."""
+    """Ways to decode a photograph, each with drawn crops."""
     options = ViewOptions()
 
     def covered(step):
@@ -126,7 +126,7 @@ def decoding(source, runs: int) -> dict[str, float]:
 
 
 def operations(runs: int) -> dict[str, float]:
-    """Ways to do the same, one view of 224 px."""
+    """Different ways to flip and to resize one view of 224 px."""
     rng = np.random.default_rng(0)
     view = tf.constant(rng.integers(0, 256, [224, 224, 3], np.uint8))
     crop = tf.constant(rng.integers(0, 256, [260, 260, 3], np.uint8))

@@ -1,9 +1,9 @@
-"""The doctor's estimate of a training step's memory against what a step takes.
+"""The doctor's estimate of a training step's memory, against the memory that a step takes.
 
     python benchmarks/step_memory.py
 
-GiB, for plain, micro-batched and rematerialised steps; measured in processes of their own, as the
-peak resident memory above that before the model was built.
+In GiB, for plain, micro-batched and rematerialised steps. Each is measured in a separate process,
+as the peak resident memory minus that before the model was built.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tf_simclr.config import Config
 from tf_simclr.tasks import build
 from tf_simclr.tasks.doctor import Need
 
-# Encoder, pixels, images in the batch, options of the step.
+# Encoder, pixels, batch, options of the step.
 CASES = {
     "resnet18_32px_64": ("resnet18", 32, 64, {}),
     "resnet18_32px_256": ("resnet18", 32, 256, {}),
@@ -36,7 +36,7 @@ CASES = {
 
 
 def estimate_gib(encoder: str, size: int, images: int, options: dict) -> float:
-    """What --mode=doctor prints for such a run."""
+    """The GiB that --mode=doctor prints for such a run."""
     config = Config(
         mode="doctor",
         encoder=encoder,

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their flags, contestants in turns, medians, one JSON line."""
+"""Shared by the benchmarks: flags, contestants that take turns, medians, one JSON line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 def flags(description: str) -> argparse.ArgumentParser:
-    """What `make bench` gives to every benchmark, of use to it or not, and the number of runs."""
+    """A parser of the flags that `make bench` passes to every benchmark, and of --runs."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -22,14 +22,14 @@ def flags(description: str) -> argparse.ArgumentParser:
 
 
 def in_turns(contestants: dict[str, Callable[[], float]], runs: int = 5) -> dict[str, float]:
-    """Runs every contestant once per round, so that noise falls on all alike.
+    """Runs every contestant once per round, so that noise affects all of them alike.
 
     Args:
-      contestants: name to a function that does the work once and returns its figure.
-      runs: rounds.
+      contestants: {name: function that does the work once and returns its figure}.
+      runs: number of rounds.
 
     Returns:
-      The median figure of each.
+      {name: median figure}.
     """
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(runs):
@@ -41,7 +41,7 @@ def in_turns(contestants: dict[str, Callable[[], float]], runs: int = 5) -> dict
 def rate(
     step: Callable[[], object], items: int, seconds: float = 3.0, warm_up: float = 0.0
 ) -> float:
-    """Items per second of `step`, which handles `items` of them, over about `seconds`."""
+    """Items per second of `step`, which processes `items` of them, over about `seconds`."""
     start = time.perf_counter()
     while time.perf_counter() - start < warm_up:
         step()
@@ -53,7 +53,7 @@ def rate(
 
 
 def report(**figures) -> None:
-    """Prints the one JSON line."""
+    """Prints the figures as one JSON line."""
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
     print(
         json.dumps({**rounded, "machine": platform.machine(), "python": platform.python_version()})

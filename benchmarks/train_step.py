@@ -1,11 +1,11 @@
-"""The pretraining step against the least it could cost, and against the reference's.
+"""The pretraining step against a bare Keras step, and against the reference's.
 
     python benchmarks/train_step.py [--peer=DIR]
 
 ResNet-18 on 32 pixels, 128 images. Ours: `SimCLR.train_step` on the pipeline's batch, with colour
-jitter, NT-Xent, its metrics and LARS. Bare: a supervised Keras step on 256 images, the same encoder
-and a linear classifier, momentum. Given `--peer`, the directory `tf2/` of a checkout of
-google-research/simclr: its model, loss and LARS on float views, its augmentation left out.
+jitter, NT-Xent, its metrics and LARS. Bare: a supervised Keras step on 256 images, with the same
+encoder, a linear classifier and momentum. Given `--peer`, the directory `tf2/` of a checkout of
+google-research/simclr: its model, loss and LARS on float views, without its augmentation.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def bare():
 
 
 def peers(directory: str):
-    """The reference's step, from its parts, as its run.py puts them together for pretraining."""
+    """The reference's step, built from its parts as its run.py does for pretraining."""
     sys.path.insert(0, directory)
     import lars_optimizer
     import model as peer_model

@@ -83,7 +83,7 @@ class KNN(Evaluator):
     name = "knn"
 
     def prepare(self, train: Labelled, test: Labelled) -> KNN:
-        """Chooses k if it is 0; warns if k is larger than a class."""
+        """Chooses k if it is 0, limits it to N, and warns if it exceeds the smallest class."""
         k, why, images = self.k, "", len(train.labels)
         if not k:
             k, why = default_k(train.labels), f", by the size of {train.split}: {images} images"
