@@ -8,7 +8,7 @@ from tf_simclr import flag_defs
 
 
 def parse(*arguments):
-    """The Config of a command line; nothing may be left over."""
+    """The Config of a command line; no arguments may be left over."""
     values = flags.FlagValues()
     flag_defs.define_flags(values)
     assert flag_defs.parse(["tf_simclr", *arguments], values) == ["tf_simclr"]

@@ -25,7 +25,7 @@ def _seeded():
 
 @pytest.fixture(autouse=True)
 def _verbosity():
-    """What a test silences must be heard in the next."""
+    """Restores the log level after each test."""
     before = logging.get_verbosity()
     yield
     logging.set_verbosity(before)
@@ -33,7 +33,7 @@ def _verbosity():
 
 @pytest.fixture(scope="session")
 def pretrained_run(tmp_path_factory):
-    """The workdir of one small pretraining run, for all tests. To change it, copy it first."""
+    """The workdir of a small pretraining run, shared by all tests; copy it before changing it."""
     tf.keras.utils.set_random_seed(0)
     workdir = tmp_path_factory.mktemp("shared") / "pretrained"
     small_runs.run(workdir)

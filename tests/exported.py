@@ -1,4 +1,4 @@
-"""A small encoder to export, and what a folder holds."""
+"""A small encoder to export, and the contents of a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RNG = np.random.default_rng(0)
 
 
 def small_encoder(channels=3, side=None, name="small", **conv):
-    """Batch normalisation, dropout-free, and swish, whose gradient is a custom one."""
+    """An encoder with batch normalisation, without dropout, and with swish (a custom gradient)."""
     layers = tf.keras.layers
     inputs = tf.keras.Input([side, side, channels])
     x = layers.Conv2D(4, 3, name="stem", **conv)(inputs)
@@ -17,7 +17,7 @@ def small_encoder(channels=3, side=None, name="small", **conv):
     x = layers.Activation("swish", name="block_group1")(x)
     h = layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")(x)
     encoder = tf.keras.Model(inputs, h, name=name)
-    bn = encoder.get_layer("bn")  # Statistics that are not those of a fresh layer.
+    bn = encoder.get_layer("bn")  # Statistics that differ from a new layer's.
     bn.set_weights([RNG.random(4) + 0.5 for _ in range(4)])
     return encoder
 

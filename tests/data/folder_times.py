@@ -1,4 +1,4 @@
-"""The times that folders of test images bear."""
+"""Modification times of folders of test images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 def settle(root):
-    """Lets time pass since the last change."""
+    """Makes all folders below `root` look unchanged for an hour."""
     hour_ago = time.time() - 3600
     for path, _, _ in os.walk(root):
         os.utime(path, (hour_ago, hour_ago))

@@ -1,4 +1,4 @@
-"""The pipeline behind `tf.data` service: a dispatcher and two workers on the loopback device."""
+"""The pipeline with the `tf.data` service: a dispatcher and two workers on this host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def service():
-    """(address, workers); they stop when nothing refers to them."""
+    """(address, workers). The workers stop when they are no longer referenced."""
     of = tf.data.experimental.service
     dispatcher = of.DispatchServer(of.DispatcherConfig(port=0))
     address = dispatcher.target.split("://")[1]
@@ -53,7 +53,7 @@ def test_workers_make_the_same_batches_each_once(kind, service, tmp_path):
     iterator = iter(served)
     got = [next(iterator) for _ in range(8)]
     assert all(worker._num_tasks() > tasks for worker, tasks in zip(workers, before))
-    expected = list(here.take(32))  # More, as one worker may be ahead of the other.
+    expected = list(here.take(32))  # More than needed, as one worker may be ahead of the other.
     steps = []
     for batch in got:
         matching = [

@@ -1,4 +1,4 @@
-"""Image files of every kind, to uint8 with the channels asked for; eagerly and in a data set."""
+"""Decoding of all kinds of image files to uint8 with given channels, eagerly and in a data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tf_simclr.data.headers import image_size
 Image = pytest.importorskip("PIL.Image")
 ImageOps = pytest.importorskip("PIL.ImageOps")
 
-# Smooth, so that JPEG and palettes keep it, with another slope in every channel; not square.
+# Smooth, so that JPEG and palettes preserve it; each channel has its own slope; not square.
 Y, X = np.mgrid[0:24, 0:36]
 PIXELS = np.stack([Y * 8 + 20, X * 6 + 10, 250 - X * 3 - Y * 4], -1).astype(np.uint8)
 PICTURE = Image.fromarray(PIXELS)
@@ -74,7 +74,7 @@ def test_decodes(case, channels):
     assert image.dtype == tf.uint8
     assert image.shape == (24, 36, channels)
     error = np.abs(image.numpy().astype(int) - expected)
-    assert error.max() <= tolerance + 1  # 1: what rounding of the luma may differ by.
+    assert error.max() <= tolerance + 1  # 1: rounding of the luma.
     assert error.mean() <= tolerance / 3 + 0.7
     np.testing.assert_array_equal(in_dataset(lambda c: decode(c, channels), contents), image)
     np.testing.assert_array_equal(image_size(tf.constant(contents)), [24, 36])
@@ -88,14 +88,14 @@ def _decoder(channels):
 
 
 def decoded(contents, channels=3):
-    """In a graph; its size as the header has it must be that of the pixels."""
+    """Decodes in a graph, and checks that the size in the header is that of the pixels."""
     image, size = _decoder(channels)(contents)
     np.testing.assert_array_equal(size, image.shape[:2])
     return image.numpy()
 
 
 def tiff(entries=(), big_endian=False, magic=42, offset=8):
-    """EXIF data of (tag, type, count, value) with values of 16 bits."""
+    """EXIF data of (tag, type, count, value) with 16-bit values."""
     order = ">" if big_endian else "<"
     data = (b"MM" if big_endian else b"II") + struct.pack(order + "HI", magic, offset)
     data += b"\0" * (offset - 8) + struct.pack(order + "H", len(entries))
@@ -110,13 +110,13 @@ def oriented(orientation, **options):
 
 
 def with_segments(contents, *segments):
-    """A JPEG with (marker, data) in front of all that it has."""
+    """A JPEG with segments (marker, data) inserted before all others."""
     parts = (struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data for marker, data in segments)
     return contents[:2] + b"".join(parts) + contents[2:]
 
 
 def with_chunks(contents, *chunks, at=33):
-    """A PNG with (name, data) behind its header, or elsewhere."""
+    """A PNG with chunks (name, data) inserted after its header, or at `at`."""
     parts = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
@@ -125,7 +125,7 @@ def with_chunks(contents, *chunks, at=33):
 
 
 def upright(contents, mode="RGB"):
-    """What Pillow shows."""
+    """The image as Pillow decodes it, upright."""
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))).convert(mode))
 
 
@@ -168,7 +168,7 @@ def test_exif_is_found_behind_other_segments(case):
     expected = np.rot90(decoded(JPEG), -1)
     np.testing.assert_array_equal(decoded(contents), expected)
     np.testing.assert_array_equal(decode(tf.constant(contents), 3), expected)
-    # Bytes 0xFF may fill the space in front of a marker.
+    # Any number of 0xFF bytes may precede a marker.
     place = contents.index(b"\xff\xe1" + struct.pack(">H", len(exif[1]) + 2) + b"Exif")
     filled = contents[:place] + b"\xff" * 3 + contents[place:]
     np.testing.assert_array_equal(decoded(filled), expected)
@@ -206,7 +206,7 @@ BROKEN_EXIF = {
 
 
 def test_exif_behind_the_tables_is_ignored_by_all():
-    """Where it does not belong. What matters is that size and pixels agree."""
+    """It does not belong there. What matters is that size and pixels agree."""
     exif = struct.pack(">BBH", 0xFF, 0xE1, len(oriented(6)) + 8) + b"Exif\0\0" + oriented(6)
     place = JPEG.index(b"\xff\xc0")  # The frame's header.
     contents = JPEG[:place] + exif + JPEG[place:]
@@ -233,7 +233,7 @@ def test_segments_that_are_cut_off_are_no_endless_loop(length):
 
 
 def gif_of(picture, left, top, screen, transparent=None, interlaced=False, local=False):
-    """A GIF of one frame at a place of a screen of some size."""
+    """A GIF with one frame at (left, top) of a canvas of size `screen`."""
     contents = stored(picture, "GIF", interlace=interlaced)
     palette = contents[13 : 13 + 768] if contents[10] >= 128 else b""
     start = contents.index(b",\0\0\0\0", 13 + len(palette))
@@ -251,7 +251,7 @@ def gif_of(picture, left, top, screen, transparent=None, interlaced=False, local
 
 
 INDICES = np.random.default_rng(1).integers(0, 256, [24, 36], np.uint8)
-INDICES.flat[:256] = range(256)  # Pillow renumbers palettes of which a colour is not used.
+INDICES.flat[:256] = range(256)  # Pillow renumbers palettes with unused colours.
 COLOURS = np.random.default_rng(2).integers(0, 256, [256, 3], np.uint8)
 PALETTED = Image.fromarray(INDICES, "P")
 PALETTED.putpalette(COLOURS.tobytes())
@@ -307,7 +307,7 @@ BMP_MASKS = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
 def bmp_of(rgba, compression=3, masks=BMP_MASKS):
-    """A BMP of 32 bits with the fourth version of its header."""
+    """A 32-bit BMP with a version 4 header."""
     pixels = rgba[::-1, :, [2, 1, 0, 3]].tobytes()
     header = struct.pack(
         "<IiiHHIIiiII", 108, rgba.shape[1], rgba.shape[0], 1, 32, compression, len(pixels), *[0] * 4
@@ -387,7 +387,7 @@ def test_blending_16_bits():
     image = decoded(png16(values)).astype(int)
     alpha = values[..., 3:] / 65535
     expected = (values[..., :3] * alpha + 65535 * (1 - alpha)) / 257
-    assert np.abs(image - expected).max() <= 2  # 8 bits of each are kept.
+    assert np.abs(image - expected).max() <= 2  # 8 bits of each sample are kept.
     np.testing.assert_array_equal(image[8:16], values[8:16, :, :3] // 256)
     assert (image[:8] == 255).all()
     colour = struct.pack(">3H", *values[20, 5, :3])
@@ -398,7 +398,7 @@ def test_blending_16_bits():
 
 
 def test_the_fourth_byte_of_a_bmp_may_be_nothing():
-    """Without masks it is unused, and most often 0."""
+    """Without masks that byte is unused, and usually 0."""
     blank = RGBA.copy()
     blank[..., 3] = 0
     no_alpha = BMP_MASKS[:12] + b"\0\0\0\0"
@@ -423,7 +423,7 @@ def test_significant_bits(bits, planes):
     expected = np.broadcast_to((values >> (bits - 8))[..., :3], [24, 36, 3])
     np.testing.assert_array_equal(decoded(png16(values, claim)), expected)
     np.testing.assert_array_equal(decode(tf.constant(png16(values, claim)), 3), expected)
-    # What PNG asks for: scaled, by zeros or by the upper bits once more, or exactly.
+    # As PNG requires, samples are scaled: by zeros, by repeating the upper bits, or exactly.
     shift = 16 - bits
     for dark in (1, 2 ** (bits - 6), 2**bits - 1):
         low = np.minimum(values, dark)

@@ -1,4 +1,4 @@
-"""A folder of images: which files, in which order, of which class and split, and the bad ones."""
+"""Folders of images: files, their order, classes, splits and bad files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tf_simclr.tasks.build import source_of
 
 
 def write(path, value=0, size=(5, 7)):
-    """A PNG, whatever the name says, all of one value."""
+    """Writes a PNG of a constant value, whatever the extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tf.io.encode_png(np.full([*size, 3], value, np.uint8)).numpy())
     return path
@@ -28,7 +28,7 @@ def names(source, root):
 
 
 def values(source):
-    """The grey value of each image, read as the pipeline reads."""
+    """The grey value of each image, read as in the pipeline."""
     dataset = tf.data.Dataset.range(source.num_examples).map(source.load, tf.data.AUTOTUNE)
     return [int(image[0, 0, 0]) for image in dataset]
 
@@ -102,7 +102,7 @@ def test_one_sub_folder_is_no_class(tmp_path):
 def test_splits(tmp_path, other, asked):
     for name in ("a", "b", "c"):
         write(tmp_path / "train" / name / "0.png", 1)
-    for name in ("a", "c", "d"):  # A class too few must not shift the others, nor one too many.
+    for name in ("a", "c", "d"):  # A missing or additional class must not shift the others.
         write(tmp_path / other / name / "1.png", 2)
     write(tmp_path / "unlabeled" / "images" / "2.png", 3)
     train = open_source("folder", str(tmp_path))
@@ -202,7 +202,7 @@ def test_links(tmp_path):
 
 @pytest.fixture
 def linked(tmp_path):
-    """A folder with links that lead out of it: to a file, a folder, and what only looks inside."""
+    """A folder "root" with links that lead out of it, to a folder "root2" and to files there."""
     outside = write(tmp_path / "root2" / "secret.png", 9)
     root = tmp_path / "root"
     write(root / "a" / "1.png", 1)
@@ -262,7 +262,7 @@ def test_the_flag_reaches_the_folder(linked):
 
 def test_giant_files_are_bad(classes):
     with open(classes / "ant" / "giant.png", "wb") as file:
-        file.truncate(MAX_BYTES + 1)  # A hole: takes no disk.
+        file.truncate(MAX_BYTES + 1)  # A sparse file, which takes no disk space.
     with pytest.raises(UserError, match=r"1 of 10 files .*500,000,000 bytes.*giant\.png"):
         open_source("folder", str(classes))
     source = open_source("folder", str(classes), skip_bad_images=True)
@@ -270,7 +270,7 @@ def test_giant_files_are_bad(classes):
 
 
 def damage(classes):
-    """Three bad files of eleven: empty, cut short, no image; and what they are called."""
+    """Makes three of eleven files bad (empty, truncated, not an image); returns their names."""
     (classes / "bee" / "empty.jpg").write_bytes(b"")
     (classes / "cat" / "text.jpg").write_text("hello")
     path = classes / "cat" / "3.png"
@@ -297,7 +297,7 @@ def test_bad_images_are_found(classes):
         str(classes / "cat/text.jpg")
     ]
     assert find_bad_images(source, []) == []
-    os.remove(source.describe(0))  # Gone since it was opened.
+    os.remove(source.describe(0))  # Deleted after the source was opened.
     assert len(find_bad_images(source)) == 3
 
 

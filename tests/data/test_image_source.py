@@ -1,4 +1,4 @@
-"""Sources in memory, the digits, and what `open_source` says to a wrong name."""
+"""Sources in memory, the digits, and the errors of `open_source` for wrong names."""
 
 from __future__ import annotations
 

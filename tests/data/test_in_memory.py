@@ -1,4 +1,4 @@
-"""Decoded images held in memory: the same images, fewer times decoded."""
+"""Decoded images in memory: the same images, decoded only once."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_not_beyond_the_limit(folder):
     size = 3 * sum(height * width for height, width in SIZES)
     assert in_memory(source, size) is not source
     assert in_memory(source, size - 1) is source
-    assert in_memory(source, 10) is source  # By a sample of the headers.
+    assert in_memory(source, 10) is source  # Decided from a sample of the headers.
 
 
 def bmp(height, width):
-    """The header of one."""
+    """The header of a BMP."""
     return b"BM" + b"\0" * 16 + struct.pack("<II", width, height) + b"\0" * 38
 
 
@@ -119,7 +119,7 @@ def test_arrays_are_in_memory():
 
 
 def reduced(image, size):
-    """Each pixel the mean over its area, by sums of whole and partial pixels."""
+    """Computes each pixel as the mean over its area, from whole and partial pixels."""
     matrices = []
     for old, new in zip(image.shape, size):
         edges = np.linspace(0, old, new + 1)
@@ -141,7 +141,7 @@ def test_larger_images_are_reduced(folder):
         if scale == 1:
             np.testing.assert_array_equal(after, before)
         else:
-            # Half a step of rounding, and what float32 adds to a mean.
+            # Half a step of rounding, plus the error of a mean in float32.
             assert np.abs(after - reduced(before, size)).max() < 0.502
     assert held.fingerprint == source.fingerprint
 
@@ -182,7 +182,7 @@ def test_nothing_to_reduce_is_no_reason_to_refuse():
 
 @pytest.mark.parametrize("most_bytes", [2_000, 500, 0])
 def test_reduced_images_that_do_not_fit_are_told(folder, most_bytes):
-    """Not trained on as they are: the run would be another."""
+    """Training on the unreduced images instead would change the run."""
     source = open_source("folder", str(folder))
     with pytest.raises(UserError, match=r"side of 12 pixels .* --cache=on"):
         in_memory(source, most_bytes, shorter_side=12)

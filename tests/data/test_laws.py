@@ -1,4 +1,4 @@
-"""What is drawn follows the stated laws: 10,000 views of one seed against them."""
+"""The random draws follow their stated distributions: tested on 10,000 views of one seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import stats
 from tf_simclr.data.draws import ViewOptions, crop_box, draw_views
 
 DRAWS = 10_000
-# The seed is fixed, so a law that holds passes always; one that is off by a few percent does not.
+# With a fixed seed a correct distribution always passes; one that is off by a few percent fails.
 LEAST_P = 1e-3
 
 
@@ -86,7 +86,7 @@ def test_crops(drawn, height, width):
     area, aspect = crops_of_the_paper(np.random.default_rng(0), 20_000, height, width).T
     assert stats.ks_2samp(h * w / (height * width), area).pvalue > LEAST_P
     assert stats.ks_2samp(w / h, aspect).pvalue > LEAST_P
-    # Half a place off the grid of pixels, so that the law of whole pixels is near continuous.
+    # Shifted by half a pixel, so that the distribution of whole pixels is nearly continuous.
     for place, room in ((top, height - h), (left, width - w)):
         roomy = room > 100
         assert_uniform((place[roomy] + 0.5) / (room[roomy] + 1), 0.0, 1.0)

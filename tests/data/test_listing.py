@@ -1,4 +1,4 @@
-"""A folder's listing kept from one start to the next."""
+"""A folder's listing is kept from one start to the next."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def looked(monkeypatch):
-    """The folders that were looked into."""
+    """The folders that were listed."""
     seen = []
     scan = listing_module._list_folder
     monkeypatch.setattr(
@@ -45,12 +45,12 @@ def looked(monkeypatch):
 
 @pytest.fixture
 def kept(tmp_path):
-    """Where the listing is kept."""
+    """The file of the kept listing."""
     return tmp_path / "listing.npz"
 
 
 def remembered(folder, kept, **options):
-    """The source of a folder, once its listing is kept."""
+    """The source of a folder, after its listing was kept."""
     source = open_source("folder", str(folder), listing_file=str(kept), **options)
     source.remember()
     return source
@@ -66,7 +66,7 @@ def test_the_same_without_looking(folder, kept, looked, follow_links, caplog):
     first = open_source("folder", str(folder), **options)
     assert looked and (follow_links or "link.png" in caplog.text)
     assert not kept.exists()  # Opening writes nothing.
-    in_memory(first.take(np.arange(2))).remember()  # As much as the whole source would.
+    in_memory(first.take(np.arange(2))).remember()  # Remembers as much as the whole source would.
     looked.clear()
     caplog.clear()
     again = open_source("folder", str(folder), **options)
@@ -76,7 +76,7 @@ def test_the_same_without_looking(folder, kept, looked, follow_links, caplog):
     np.testing.assert_array_equal(again.labels, first.labels)
     written = kept.stat().st_mtime_ns
     again.remember()
-    assert kept.stat().st_mtime_ns == written  # Nothing new to write.
+    assert kept.stat().st_mtime_ns == written  # There was nothing new to write.
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_not_kept_if_a_later_change_could_go_unnoticed(folder, kept):
     remembered(folder, kept)
     assert not kept.exists()  # The folder changed just now.
     settle(folder)
-    (folder / "a" / "1.png").write_bytes(b"")  # May be replaced in place.
+    (folder / "a" / "1.png").write_bytes(b"")  # Files may be overwritten in place.
     remembered(folder, kept, skip_bad_images=True)
     assert not kept.exists()
     (folder / "a" / "1.png").write_bytes(PNG)

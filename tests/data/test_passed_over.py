@@ -1,4 +1,4 @@
-"""What a folder holds besides images that are read: counted, named, and kept with the listing."""
+"""Files in a folder that are not read as images are counted, named, and kept with the listing."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_counts_are_kept_with_the_listing(tmp_path, tmp_path_factory, monkeypatc
     first.remember()
     said = caplog.text
     caplog.clear()
-    monkeypatch.setattr(listing_module, "_list_folder", None)  # Not called again.
+    monkeypatch.setattr(listing_module, "_list_folder", None)  # Must not be called again.
     again = open_source("folder", str(tmp_path), listing_file=file)
     assert again.passed_over == first.passed_over != "" and "c (.gz 1)" in said
     assert caplog.text == said

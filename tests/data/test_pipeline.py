@@ -1,4 +1,4 @@
-"""The two-view pipeline: a pure function of (seed, step), whoever shares the work."""
+"""The two-view pipeline is a pure function of (seed, step), however the work is divided."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def source(images):
 
 
 class Encoded:
-    """A source that hands out one image at a time, of sizes of their own."""
+    """A source that loads one image at a time, each of its own size."""
 
     name, channels, images, class_names = "encoded", 3, None, ("a", "b")
     image_shape = None
@@ -47,7 +47,7 @@ class Encoded:
 
 
 class OneByOne(ArrayStore):
-    """An array that does not say that all images have one shape."""
+    """An array store that does not report that all images have the same shape."""
 
     image_shape = property(lambda self: None, lambda self, shape: None)
 
@@ -138,7 +138,7 @@ def test_any_number_of_threads_makes_the_same_batches(kind, source):
     for threads in (1, 8):
         options = tf.data.Options()
         options.threading.private_threadpool_size = threads
-        options.autotune.cpu_budget = threads  # What AUTOTUNE may use as parallel calls.
+        options.autotune.cpu_budget = threads  # Limits the parallel calls of AUTOTUNE.
         dataset = two_view_dataset(source, batch_size=8, image_size=16, seed=2)
         dataset = dataset.with_options(options).take(6)
         made.append([{k: v.numpy() for k, v in batch.items()} for batch in dataset])

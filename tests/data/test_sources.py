@@ -1,4 +1,4 @@
-"""Sources: digits, arrays, folders of anything, TFDS sets in memory and record by record."""
+"""Sources: digits, arrays, folders of all kinds of files, TFDS sets in memory and by record."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_digits_are_split_once_and_for_all():
     assert train.images.dtype == np.uint8 and train.images.max() == 255
     assert min(np.bincount(test.labels)) >= 48 and len(train.class_names) == 10
     seen = {image.tobytes() for image in train.images}
-    assert sum(image.tobytes() in seen for image in test.images) <= 2  # Twins in the data itself.
+    assert sum(image.tobytes() in seen for image in test.images) <= 2  # The data has duplicates.
     assert train.fingerprint == open_source("digits").fingerprint != test.fingerprint
     with pytest.raises(UserError, match="digits has the splits train and test; received 'val'"):
         open_source("digits", split="val")
@@ -65,7 +65,7 @@ def test_bad_arrays_are_told(images, labels, message):
 
 @pytest.fixture
 def zoo(tmp_path):
-    """Every kind of file a real folder holds, all decodable."""
+    """A folder with all kinds of image files, all decodable."""
     save(picture(), tmp_path / "a.jpg", quality=95)
     save(picture(mode="L"), tmp_path / "deep" / "er" / "b.JPEG")
     save(picture(mode="CMYK"), tmp_path / "c.jpg")

@@ -1,4 +1,4 @@
-"""Which folder is which split, and one numbering of classes for all of them."""
+"""Which folder is which split; all splits share one numbering of classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tf_simclr.errors import UserError
 
 
 def write(root, *names):
-    """A PNG at each path, in bytes or text; "a/" is a folder."""
+    """Writes a PNG at each path, bytes or text; a path ending in "/" is a folder."""
     png = tf.io.encode_png(np.zeros([4, 5, 3], np.uint8)).numpy()
     for name in map(os.fsencode, names):
         path = os.path.join(os.fsencode(root), name)
@@ -177,7 +177,7 @@ def test_a_class_is_one_in_either_form(tmp_path, forms):
     assert train.class_names == test.class_names and len(train.class_names) == 3
     assert set(labels_of(train)) == {"caf\u00e9", "zoo"}
     assert set(labels_of(test)) == {"caf\u00e9", "bar"}
-    assert find_path(test, forms[1])  # The path has the form that the folder has.
+    assert find_path(test, forms[1])  # The path has the same Unicode form as the folder.
 
 
 def find_path(source, form):
@@ -217,7 +217,7 @@ def test_both_forms_of_one_class_alone_are_no_classes(tmp_path):
 
 
 def test_the_order_of_classes_is_that_of_their_bytes(tmp_path):
-    """So that a run on a copy made by a Mac keeps its numbers."""
+    """So a run on a copy made by a Mac keeps its class numbers."""
     decomposed = unicodedata.normalize("NFD", "\u00e9t\u00e9").encode()
     write(tmp_path, decomposed + b"/0.png", b"fox/0.png")
     assert open_source("folder", str(tmp_path)).class_names == ("\u00e9t\u00e9", "fox")

@@ -1,4 +1,4 @@
-"""Slices of splits: where they are cut, and that they share nothing and hold every class."""
+"""Slices of splits: their bounds; they are disjoint and contain every class."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_slices_hold_what_they_say(bounds, count):
     for labels in (LABELS, None):
         rows = slice_rows(labels, 200, bounds)
         assert rows.dtype == np.int64 and len(rows) == count
-        # Not simply the first or the last, which in a folder would be whole classes.
+        # Not just the first or the last examples, which in a folder would be whole classes.
         assert count in (1, 200) or rows[-1] - rows[0] >= count
         assert (np.diff(rows) > 0).all() and rows.min() >= 0 and rows.max() < 200
 
@@ -87,8 +87,8 @@ def test_refuses_what_is_not_there(bounds, message):
 
 
 def test_order_never_changes():
-    # A hold-out written down years ago must still be the same: these came from RandomState, whose
-    # stream NumPy has frozen.
+    # A hold-out must stay the same for years: these are from RandomState, whose stream NumPy has
+    # frozen.
     shuffled = np.random.RandomState(20200213).permutation(6)
     np.testing.assert_array_equal(spread_order(None, 6), shuffled)
     labels = np.array([1, 1, 1, 1, 0, 0])

@@ -1,4 +1,4 @@
-"""Prepared TFDS sets, made here: in memory or record by record, with no code and no network."""
+"""Prepared TFDS sets, in memory or by record, without a builder's code or network access."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_damaged_records(tmp_path, monkeypatch):
     flipped[record_offsets(path, 30, 1)[0] + 60] ^= 255
     with open(path, "wb") as file:
         file.write(flipped)
-    source = open_source("hurt", str(tmp_path))  # By record: found when read.
+    source = open_source("hurt", str(tmp_path))  # Read by record, so damage is found when reading.
     assert len(find_bad_images(source)) == 1
     monkeypatch.setattr(sources, "MEMORY_LIMIT", 2**30)
     with pytest.raises(UserError, match="damaged"):
@@ -246,7 +246,7 @@ def test_transparent_images_are_the_same_in_memory_and_by_record(channels, tmp_p
     assert held.images is not None and read.images is None
     for index in range(3):
         np.testing.assert_array_equal(held.images[index], read.load(tf.constant(index, tf.int64)))
-    if channels == 3:  # Blended over white, not cut off.
+    if channels == 3:  # Blended over white, not without its alpha.
         alpha = pixels("train", 0, channels=4)[..., 3:] / 255
         blended = pixels("train", 0, channels=4)[..., :3] * alpha + 255 * (1 - alpha)
         np.testing.assert_allclose(held.images[0], blended, atol=1)

@@ -1,4 +1,4 @@
-"""Which feature of a TFDS set is the label: the usual one, or the one that --label names."""
+"""The label feature of a TFDS set: the usual one, or the one that --label names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared TFDS sets, written here without any builder's code."""
+"""Prepares TFDS sets without a builder's code."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def pixels(split, i, side=6, channels=3):
 def prepare(
     data_dir, name, *, shape=(6, 7, 3), labelled=True, label=lambda i: i % 3, shards=3, **more
 ):
-    """Writes a data set, as if its builder's code were gone afterwards.
+    """Writes a data set that has no builder's code.
 
-    `more` are features besides: a feature, which holds the image again, or (feature, value of i).
+    `more` are additional features: a feature, which holds the image again, or (feature, function
+    from i to its value).
     """
     more = {
         name: feature if isinstance(feature, tuple) else (feature, None)

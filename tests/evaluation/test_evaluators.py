@@ -1,4 +1,4 @@
-"""Evaluators are values: settings in, features with labels in, named numbers out."""
+"""Evaluators: settings, features and labels in, named numbers out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def split(labels, h=None, name="train"):
 
 
 def clusters(count, seed):
-    """Two far clusters, of which labels say which; one label in `count` is wrong."""
+    """(labels, features) of two distant clusters of `count` points, labelled 0 and 1."""
     rng = np.random.default_rng(seed)
     labels = np.arange(2 * count) % 2
     h = rng.normal(size=[2 * count, 3]) + 20.0 * labels[:, None] * [1, 0, 0] + [1, 5, 0]
@@ -32,7 +32,7 @@ def test_both_find_what_is_easily_told_apart():
     for evaluator in (KNN(), LinearProbe((1, None), draws=2, num_l2=1)):
         prepared = evaluator.prepare(TRAIN, TEST)
         assert prepared.evaluate(TRAIN, TEST)["top1"] == 1.0
-        # A test whose labels are all exchanged.
+        # The test split with all labels swapped.
         wrong = dataclasses.replace(TEST, labels=1 - TEST.labels)
         assert prepared.evaluate(TRAIN, wrong)["top1"] == 0.0
 
@@ -63,7 +63,7 @@ def test_summaries_are_what_the_report_reads():
 
 
 class Nearest(Evaluator):
-    """The toy: the class of the nearest mean."""
+    """A toy evaluator: predicts the class with the nearest mean."""
 
     name = "toy"
 

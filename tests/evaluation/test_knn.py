@@ -39,8 +39,8 @@ def test_equals_brute_force_in_any_chunks(k, temperature, budget, monkeypatch):
 
 
 def test_near_neighbours_outweigh_many_far_ones():
-    # One at cosine 1, four of another class at cosine 0: exp(1 / 0.07) is more than 4, and at a
-    # high temperature every vote counts the same.
+    # One key at cosine 1 and four of another class at cosine 0: exp(1 / 0.07) > 4, but at a high
+    # temperature all votes count the same.
     train_h = np.array([[1.0, 0.0], [0, 1], [0, 1], [0, -1], [0, -1]])
     train_y, test_h = np.array([3, 1, 1, 1, 1]), np.array([[5.0, 0.0]])
     assert knn.knn_classify(train_h, train_y, test_h).tolist() == [3]
@@ -103,7 +103,7 @@ def test_bad_arguments_are_named(arguments, message):
         (50_000, 10, 200),  # CIFAR-10, CIFAR-100 and ImageNet, as in the literature.
         (50_000, 100, 200),
         (1_281_167, 1000, 200),
-        (12_811, 1000, 6),  # A hundredth of ImageNet: 13 images a class.
+        (12_811, 1000, 6),  # 1 % of ImageNet: 13 images per class.
         (450, 10, 21),
         (45, 10, 2),
         (5, 5, 1),

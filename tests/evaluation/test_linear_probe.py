@@ -1,4 +1,4 @@
-"""Linear evaluation: finds what is linear, honestly, and the same way for every feature set."""
+"""Linear evaluation: learns linear classes, without using test labels, alike for all features."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def blobs(spread, seed=0, n=300, classes=3, dim=4):
 
 
 def oracle_logits(h, y, l2, test_h):
-    """Multinomial logistic regression from its definition: losses summed, plus l2 / 2 |W|^2."""
+    """Multinomial logistic regression from its definition: sum of losses + l2 / 2 |W|^2."""
     classes = y.max() + 1
     truth = np.eye(classes)[y]
 
@@ -158,7 +158,7 @@ def test_draws_depend_on_the_seed_and_not_on_the_features(monkeypatch):
         lambda model, h, y: drawn.append((h[:, 0].tolist(), y.tolist())) or fit(model, h, y),
     )
     y = np.arange(30) % 3
-    names = np.arange(30.0)[:, np.newaxis]  # Each example's feature says which one it is.
+    names = np.arange(30.0)[:, np.newaxis]  # The feature of each example is its index.
     for features, seed in ((names, 0), (2 * names + 5, 0), (names, 1)):
         options = {"labels_per_class": (2,), "draws": 2, "seed": seed}
         few_label_accuracy(features, y, features, y, **options)

@@ -1,4 +1,4 @@
-"""The nearest-neighbour search against a full sort."""
+"""The nearest-neighbour search, compared with a full sort."""
 
 from __future__ import annotations
 

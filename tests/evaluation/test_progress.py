@@ -1,4 +1,4 @@
-"""Long work says how far it is, short work nothing."""
+"""Long work logs its progress, short work nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tf_simclr.evaluation import progress
 
 
 def test_reported_yields_everything_and_says_the_time_left(monkeypatch):
-    clock = iter(range(0, 1000, 4))  # 4 seconds an item.
+    clock = iter(range(0, 1000, 4))  # 4 seconds per item.
     said = []
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(logging, "info", lambda message, *args: said.append(message % args))

@@ -1,4 +1,4 @@
-"""Command lines and flagfiles, most of them wrong, and what a run does with them at first."""
+"""Command lines and flagfiles, most of them wrong, and the first steps of a run with them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ DAMAGE = b'\0\xff\n\r=-%\x1b9 #\xc3"a'
 
 
 def damaged(rng, data: bytes, times: int) -> bytes:
-    """A few bytes flipped, cut, doubled, put in."""
+    """Flips, removes, repeats or inserts a few bytes."""
     for _ in range(times):
         place = rng.randrange(len(data) + 1)
         end = min(place + rng.choice((1, 2, 8, 64)), len(data))
@@ -112,7 +112,7 @@ def split_of(rng) -> str:
 
 
 def value_of(rng, name: str) -> str:
-    """A value for a flag: often of its type, often beyond it."""
+    """A value for a flag, often of the wrong type or out of range."""
     field = FIELDS.get(name)
     if field is not None and rng.random() < 0.25:
         return str(field.default)
@@ -127,7 +127,7 @@ def value_of(rng, name: str) -> str:
 
 
 def argument_of(rng) -> list[str]:
-    """One flag, in one of the ways to write it; or what looks like one."""
+    """A flag in one of its notations, or something that looks like one."""
     name = rng.choice([*FIELDS, *PATHS])
     if rng.random() < 0.08:
         name = damaged(rng, name.encode(), 1).decode("latin-1")
@@ -144,8 +144,8 @@ def argument_of(rng) -> list[str]:
 
 
 def command_line(rng) -> list[str]:
-    """Arguments behind the program's name; none holds what no operating system would pass on."""
-    if rng.random() < 0.5:  # One odd setting among sound ones.
+    """Arguments after the program's name, of characters that an operating system can pass."""
+    if rng.random() < 0.5:  # One odd setting among valid ones.
         name = rng.choice(list(FIELDS))
         return [
             inside(a).replace("\0", "") for a in ("--workdir=w", f"--{name}={value_of(rng, name)}")
@@ -159,7 +159,7 @@ def command_line(rng) -> list[str]:
 
 
 def inside(argument: str) -> str:
-    """The same with no path that leads out of the sandbox, which is the working and home folder."""
+    """The argument without paths out of the sandbox, which is the working and the home folder."""
     name, equals, value = argument.partition("=")
     if name.lstrip("-").removeprefix("no") in PATHS and not value.startswith("foo://"):
         value = re.sub(r"^~(?=[^/])", "", value.lstrip("/").replace("..", "."))
@@ -167,7 +167,7 @@ def inside(argument: str) -> str:
 
 
 def try_line(arguments: list[str]) -> None:
-    """What the binary does with arguments before it trains, as far as that is cheap."""
+    """Does with arguments what the binary does before training, as far as that is cheap."""
     config = parse(arguments)
     follow(config)
 
@@ -178,12 +178,12 @@ def parse(arguments: list[str]) -> Config:
     flag_defs.define_flags(values)
     left = flag_defs.parse(["tf_simclr", *arguments], values)
     if len(left) > 1:
-        raise flags.Error(f"{left[1]!r} is not a flag")  # As main says.
+        raise flags.Error(f"{left[1]!r} is not a flag")  # As in main.
     return flag_defs.config_from_flags(values)
 
 
 def follow(config: Config) -> None:
-    """Plan, batch, options and splits of a config; and the run's claim, twice."""
+    """Makes a config's plan, options and splits; claims the workdir and checks the claim."""
     tf.keras.utils.set_random_seed(config.seed)
     source = types.SimpleNamespace(num_examples=1297)
     plan = build.plan_of(config, source.num_examples, replicas=2)
@@ -207,7 +207,7 @@ def follow(config: Config) -> None:
 
 
 def write_flagfiles(rng, folder: str) -> list[str]:
-    """Files that read one another, or are none; returns the arguments that name them."""
+    """Writes flagfiles that include each other or are invalid; returns arguments that name them."""
     names = [f"{i}.flags" for i in range(rng.choice((1, 2, 3, 5)))]
     for name in names:
         lines = [inside(line) for _ in range(rng.choice((0, 1, 3))) for line in argument_of(rng)]
@@ -224,7 +224,7 @@ def write_flagfiles(rng, folder: str) -> list[str]:
             data = damaged(rng, data, rng.choice((1, 3, 20)))
         with open(os.path.join(folder, name), "wb") as file:
             file.write(_contained(data))
-    if rng.random() < 0.01:  # A chain longer than Python's stack.
+    if rng.random() < 0.01:  # A chain deeper than Python's stack.
         for i in range(1200):
             with open(os.path.join(folder, f"{i}.flags"), "w") as file:
                 file.write(f"--flagfile={i + 1}.flags\n")
@@ -235,12 +235,12 @@ def write_flagfiles(rng, folder: str) -> list[str]:
 
 
 def _contained(data: bytes) -> bytes:
-    """No path in a flagfile leads out of the sandbox either."""
+    """The flagfile without paths out of the sandbox."""
     return data.replace(b"=/", b"=").replace(b"..", b".").replace(b" /", b" ")
 
 
 def write_resolved(rng, folder: str) -> None:
-    """A workdir with a flags.resolved, of a true run or damaged."""
+    """Writes a workdir with the flags.resolved of a real run, intact or damaged."""
     os.makedirs(os.path.join(folder, "w"))
     text = to_flagfile(Config(workdir="w", encoder="resnet18", train_steps=rng.randrange(9)))
     lines = text.splitlines(keepends=True)
@@ -259,7 +259,7 @@ def write_resolved(rng, folder: str) -> None:
 
 
 def try_resolved(rng) -> None:
-    """A mode that takes over what the run had, or the run that goes on in its folder."""
+    """Parses for a mode that inherits the run's settings, or continues a run in its folder."""
     if rng.random() < 0.5:
         modes = ("knn_eval", "linear_eval", "export", "finetune", "pretrain", "doctor")
         mode = rng.choice(modes)

@@ -1,4 +1,4 @@
-"""Folders as people have them, and as nobody should: names, links, kinds of files, splits."""
+"""Ordinary and pathological folders: names, links, kinds of files, splits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENDINGS = (
 
 
 def write_folder(rng, folder: str) -> None:
-    """A folder "d" of some files."""
+    """Writes a folder "d" with some files."""
     root = os.path.join(os.fsencode(folder), b"d")
     if rng.random() < 0.02:
         return rng.choice((lambda: None, lambda: _write(root, b"a file")))()
@@ -60,7 +60,7 @@ def write_folder(rng, folder: str) -> None:
         )
         if not os.path.lexists(path):
             _make(rng, path, root)
-    if rng.random() < 0.04 and os.geteuid():  # root reads everything.
+    if rng.random() < 0.04 and os.geteuid():  # root can read everything.
         os.chmod(rng.choice([here for here, _, _ in os.walk(root)]), 0)
 
 
@@ -90,7 +90,7 @@ def _write(path: bytes, data: bytes) -> None:
 
 
 def try_folder(rng, folder: str) -> None:
-    """Opens a split, looks for bad files; for some, makes a batch as a run does."""
+    """Opens a split and looks for bad files; sometimes also makes a batch, as a run does."""
     usual = ("train",) * 4 + ("test", "val", "valid", "Training")
     split = split_of(rng) if rng.random() < 0.3 else rng.choice(usual)
     path = os.path.join(folder, rng.choice(("d", "d", "d", "d/", "./d", "d/train", "d/a")))

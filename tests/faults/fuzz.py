@@ -1,6 +1,6 @@
 """Fuzzed inputs of five kinds, each made from one integer, its seed.
 
-python tests/faults/fuzz.py --seed=N           one input again, with the whole fault
+python tests/faults/fuzz.py --seed=N           replays one input and shows the whole fault
 python tests/faults/fuzz.py --seed=N --keep=D  leaves its files in the new folder D
 python tests/faults/fuzz.py --count=N          seeds 0 to N - 1
 """
@@ -28,7 +28,7 @@ from absl import logging  # noqa: E402
 from tests.faults import flag_inputs, folder_inputs, image_inputs, workdir_inputs  # noqa: E402
 from tests.faults.harness import SECONDS, Fault, Outcome, outcome_of, remove  # noqa: E402
 
-# An input's kind is its seed's place in the wheel: the dearer, the fewer.
+# A seed's position in the wheel gives the kind of input; expensive kinds are rarer.
 WHEEL = (
     *("flags",) * 6,
     *("flagfiles",) * 4,
@@ -37,7 +37,7 @@ WHEEL = (
     *("workdirs",) * 2,
 )
 KINDS = tuple(dict.fromkeys(WHEEL))
-IN_A_PROCESS = 150  # One in so many command lines is also given to the binary itself.
+IN_A_PROCESS = 150  # One in 150 command lines is also run by the binary itself.
 SMALL = {
     **workdir_inputs.SMALL,
     "width_multiplier": 0.125,
@@ -47,16 +47,16 @@ SMALL = {
 
 
 def kind_of(seed: int) -> str:
-    """The kind of input a seed makes."""
+    """The kind of input that a seed makes."""
     return WHEEL[seed % len(WHEEL)]
 
 
 def run_input(seed: int, keep: str | None = None) -> Outcome:
-    """Makes the input of a seed in a folder of its own, runs it and judges.
+    """Makes the input of a seed in a new folder, runs it and checks the outcome.
 
     Args:
       seed: any integer.
-      keep: a folder to make, where the input's files stay; None: they go.
+      keep: a folder to create for the input's files; None: they are deleted.
     """
     folder = keep or tempfile.mkdtemp(prefix="fuzz-")
     os.makedirs(folder, exist_ok=True)
@@ -77,7 +77,7 @@ def make_input(seed: int, folder: str):
 
 
 def prepare_once(kind: str) -> None:
-    """What takes seconds and is made once, outside of any input's limits."""
+    """Makes what takes seconds once, outside the limits of an input."""
     logging.set_verbosity(logging.ERROR)
     if kind == "workdirs":
         workdir_inputs.saved_weights()
@@ -138,7 +138,7 @@ _MAKERS = {
 
 
 def _binary(arguments):
-    """The binary on the same: the doctor, which trains nothing, on a small encoder."""
+    """Runs the binary on the same arguments, as the doctor, with a small encoder."""
     small = [f"--{name}={value}" for name, value in SMALL.items()]
     command = [sys.executable, "-m", "tf_simclr", *small, *map(os.fsencode, arguments)]
     most = int(8e9), resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -162,7 +162,7 @@ def _binary(arguments):
 def _inside(folder):
     here, home = os.getcwd(), os.environ.get("HOME")
     os.chdir(folder)
-    os.environ["HOME"] = folder  # "~" stays inside too.
+    os.environ["HOME"] = folder  # Keeps "~" in the sandbox.
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What every fuzzed input is held to: success or one clear message, in time, with nothing lost."""
+"""Every fuzzed input must end in success or one clear message, in time, with nothing lost."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from absl import flags
 from tf_simclr.errors import UserError
 
 SECONDS = 30  # An input takes milliseconds; a machine shared with others may be slow.
-MEMORY = 3 * 2**30  # Bytes beyond what the process has: more is absurd for inputs so small.
-MOST_TEXT = 20_000  # A message longer than this, and not because the input is, is not clear.
-# What a killed or refused run may leave or take away beside what is the user's.
+MEMORY = 3 * 2**30  # Bytes that an input may allocate: far more than such small inputs need.
+MOST_TEXT = 20_000  # A message longer than this, unless the input is long, is not clear.
+# Files that a killed or failed run may leave or remove in addition to the user's files.
 PASSING = re.compile(rb"(^|/)(tmp-[^/]*|[^/]*\.(tmp|lock|new|old)|\.?lock)(/|$)")
 
 
@@ -32,8 +32,8 @@ class Outcome:
     """How an input ended.
 
     Attributes:
-      message: the error's; "" for success.
-      fault: what is wrong with that; "" if nothing.
+      message: the error's message; "" for success.
+      fault: what is wrong with the outcome; "" if nothing.
     """
 
     message: str = ""
@@ -41,11 +41,11 @@ class Outcome:
 
 
 class Hang(BaseException):
-    """Not an Exception: what catches any error must not catch this one."""
+    """Not an Exception, so that `except Exception` does not catch it."""
 
 
 class Fault(AssertionError):
-    """The package answered, but wrongly."""
+    """The package gave a wrong answer."""
 
 
 def outcome_of(
@@ -56,9 +56,9 @@ def outcome_of(
     Args:
       action: the input, a function without arguments.
       folder: where all its files are.
-      told: how to replay it; said if the process must be killed.
-      argument_size: of what was given besides files, which a message may repeat.
-      may_change: pattern of the files that what fails later has rightly changed by then.
+      told: how to replay the input, printed if the process must be killed.
+      argument_size: size of the arguments, which a message may repeat.
+      may_change: pattern of the files that may have changed before a later failure.
     """
     before = snapshot(folder)
     result = Outcome()
@@ -86,7 +86,7 @@ def outcome_of(
 
 
 def snapshot(folder: str) -> dict[bytes, bytes]:
-    """{relative path: contents} of all below a folder; what is no file, by what it is."""
+    """{relative path: contents} of all files below a folder; for others, their kind."""
     found = {}
     root = os.fsencode(folder)
     for here, folders, files in os.walk(root):
@@ -97,7 +97,7 @@ def snapshot(folder: str) -> dict[bytes, bytes]:
 
 
 def lost_since(before: dict[bytes, bytes], folder: str, may_change: str = "") -> list[str]:
-    """Names of what was there before and is not, or is another."""
+    """Names of what existed before and is missing or changed."""
     after = snapshot(folder)
     passing = re.compile(PASSING.pattern + (b"|" + may_change.encode() if may_change else b""))
     return [
@@ -145,12 +145,12 @@ def _told_why(error: SystemExit, said) -> bool:
 
 @contextlib.contextmanager
 def _limits(told: str):
-    """Time by an alarm, memory by the kernel where it can; restored afterwards."""
+    """Limits time by an alarm, and memory by the kernel if possible; restores both afterwards."""
 
     def ring(*_):
         raise Hang(f"no answer after {SECONDS} s")
 
-    def give_up():  # The alarm waits for Python; what hangs inside TensorFlow never comes back.
+    def give_up():  # The alarm waits for Python: it is of no use if TensorFlow hangs.
         sys.__stderr__.write(f"hangs: {told}\n")
         faulthandler.dump_traceback(sys.__stderr__)
         os._exit(70)
@@ -184,7 +184,7 @@ def _least(a: int, b: int) -> int:
 
 @contextlib.contextmanager
 def _console():
-    """Standard output as a terminal has it, UTF-8 and strict; yields what has been printed."""
+    """Replaces standard output by a strict UTF-8 one, as a terminal's; yields what is printed."""
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict", write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
 

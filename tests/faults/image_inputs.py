@@ -1,4 +1,4 @@
-"""Image files of every kind that is decoded, and what damage makes of them."""
+"""Image files of every kind that can be decoded, intact and damaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDES = (0, 1, 7, 255, 256, 4096, 10_000, 65_535, 2**24, 2**31 - 1, 2**31, 2**32
 
 @functools.cache
 def whole_images() -> tuple[bytes, ...]:
-    """Small images of each format and kind of colour."""
+    """Small images of every format and colour type."""
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, [11, 9, 3], np.uint8))
     made = []
@@ -59,7 +59,7 @@ def whole_images() -> tuple[bytes, ...]:
     add(rgb, "PNG", transparency=(1, 2, 3))
     add(rgb.convert("P"), "GIF", transparency=3, interlace=1)
     for frame in list(made):
-        if frame[:2] == b"GI":  # With a canvas of 20 x 15, and a place beyond it.
+        if frame[:2] == b"GI":  # Also with a canvas of 20 x 15, and with a place beyond it.
             made.append(frame[:6] + b"\x14\0\x0f\0" + frame[10:])
             made.append(frame.replace(b",\0\0\0\0", b",\x0f\0\4\0", 1))
     deep = np.array(rgb.convert("L"), np.uint16) * 16
@@ -76,7 +76,7 @@ def _big_endian_exif(jpeg: bytes, orientation: int) -> bytes:
 
 
 def image_of(rng) -> bytes:
-    """An image file, whole or damaged."""
+    """An image file, intact or damaged."""
     data = rng.choice(whole_images())
     kind = rng.random()
     if kind < 0.15:
@@ -95,7 +95,7 @@ def image_of(rng) -> bytes:
 
 
 def _with_sides(rng, data: bytes) -> bytes:
-    """The same with another width or height in the header."""
+    """The same file with another width or height in the header."""
     side = rng.choice(SIDES)
     if data[:2] == b"\x89P":
         place = rng.choice((16, 20))
@@ -112,7 +112,7 @@ def _with_sides(rng, data: bytes) -> bytes:
 
 
 def _mended_png(data: bytes) -> bytes:
-    """Checksums put right, so that damage reaches what lies behind them."""
+    """Corrects the checksums, so that damage reaches the decoder."""
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return data
     done, place = data[:8], 8
@@ -131,8 +131,8 @@ def _decoder(channels: int):
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decoder(data):
         image = decode(data, channels)
-        # Not side by side, as in the pipeline: an error in the one is reported as a cancelled loop
-        # of the other once in some hundred times.
+        # In sequence, as in the pipeline: in parallel, an error in one is sometimes (once in some
+        # hundred times) reported as a cancelled loop of the other.
         with tf.control_dependencies([image]):
             return image_size(tf.identity(data)), image
 
@@ -140,15 +140,15 @@ def _decoder(channels: int):
 
 
 def try_image(data: bytes, channels: int) -> None:
-    """Decodes in a graph, as the pipeline does."""
+    """Decodes in a graph, as in the pipeline."""
     try:
         sides, image = _decoder(channels)(data)
     except READ_ERRORS as error:
-        raise UserError(error.message) from error  # What `find_bad_images` passes over.
+        raise UserError(error.message) from error  # `find_bad_images` skips this error.
     if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[-1] != channels:
         raise Fault(f"decoded to {image.dtype} {image.shape}")
     if int(tf.size(image)) > MAX_PIXELS * channels:
         raise Fault(f"decoded to {image.shape}, beyond the limit, where the header says {sides}")
-    # A damaged JPEG can have two headers, of which the decoder takes the later.
+    # A damaged JPEG can have two headers; the decoder uses the later one.
     if data[:2] != b"\xff\xd8" and list(sides) != image.shape[:2]:
         raise Fault(f"decoded to {image.shape}, where the header says {sides}")

@@ -1,4 +1,4 @@
-"""Small runs in processes of their own, to be killed, stopped and started again."""
+"""Small runs in separate processes, to be killed, stopped and restarted."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SMALL = {
     "log_steps": 1,
     "on_trouble": "warn",
 }
-# A rate and a temperature at which this tiny network is not chaotic: at the usual ones the 1e-7
-# between two and four replicas of one process are 1e-2 eight steps later.
+# A learning rate and temperature at which this tiny network is not chaotic: at the usual ones, a
+# difference of 1e-7 between two and four replicas grows to 1e-2 in eight steps.
 TEN = {
     "train_steps": 10,
     "train_batch_size": 512,
@@ -37,14 +37,14 @@ _SECONDS = 300.0
 
 
 class Process:
-    """The binary with the small run's settings, its output in a file.
+    """Runs the binary with the small run's settings and writes its output to a file.
 
     Attributes:
-      output: the file, standard output and error.
+      output: the file with standard output and standard error.
     """
 
     def __init__(self, workdir, output, env=None, prelude: str = "", **settings):
-        """prelude: Python to run in the process before the binary."""
+        """Args: prelude: Python code to run in the process before the binary."""
         program = f"{prelude}\nfrom tf_simclr.main import cli\ncli()"
         flags = {"mode": "pretrain", "workdir": workdir, **SMALL, **settings}
         self.output = pathlib.Path(output)
@@ -63,14 +63,14 @@ class Process:
         return self._process.poll() is None
 
     def end(self, seconds: float = _SECONDS) -> int:
-        """Waits for the end; returns the exit code."""
+        """Waits for the process to end; returns the exit code."""
         return self._process.wait(seconds)
 
     def said(self) -> str:
         return self.output.read_text(errors="replace")
 
     def wait_for(self, condition) -> bool:
-        """Whether the condition came true before the end; looked at every half millisecond."""
+        """Whether the condition became true before the process ended; polled every 0.5 ms."""
         deadline = time.monotonic() + _SECONDS
         while self.running():
             if condition():
@@ -81,7 +81,7 @@ class Process:
 
 
 def run(workdir, output, **settings) -> str:
-    """A run to its end, which must be good; returns what it said."""
+    """Runs to the end, which must succeed; returns the output."""
     process = Process(workdir, output, **settings)
     assert process.end() == 0, process.said()
     return process.said()
@@ -108,7 +108,7 @@ def assert_same_weights(workdir, other) -> None:
 
 
 def clusters(hosts: int = 2) -> list[dict[str, str]]:
-    """TF_CONFIG for each of several processes of this machine."""
+    """TF_CONFIG for each of several processes on this machine."""
     sockets = [socket.socket() for _ in range(hosts)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

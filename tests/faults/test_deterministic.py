@@ -1,4 +1,4 @@
-"""What `--deterministic` promises: the same bits each time on the same machine."""
+"""`--deterministic` gives the same bits each time on the same machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_two_runs_have_the_same_bits(more, tmp_path):
         run(tmp_path / name, tmp_path / f"{name}.log", prelude=_REFUSES_CHANCE, **settings)
         for name in ("one", "two")
     ]
-    # TensorFlow itself then refuses what is not deterministic: the switch is on.
+    # TensorFlow rejects operations that are not deterministic, so the switch is on.
     assert all("refused:" in text for text in said), said
     assert losses(tmp_path / "one") == losses(tmp_path / "two")
     assert_same_weights(tmp_path / "one", tmp_path / "two")

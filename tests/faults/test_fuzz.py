@@ -1,6 +1,6 @@
-"""Thousands of wrong inputs: each ends in success or one clear message, and loses nothing.
+"""Thousands of wrong inputs: each ends in success or one clear message, with nothing lost.
 
-`python tests/faults/fuzz.py --seed=N` runs one again.
+`python tests/faults/fuzz.py --seed=N` replays one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pytest
 from tests.faults.fuzz import KINDS, WHEEL, kind_of, make_input, run_input
 from tests.faults.harness import snapshot
 
-FEW = 500  # Of all kinds: under a minute.
+FEW = 500  # Inputs of all kinds: under a minute.
 MANY = 10_000
 _SHOWN = 5
 

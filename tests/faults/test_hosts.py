@@ -1,4 +1,4 @@
-"""Two processes with TF_CONFIG: the same run as one process, and what the loss of one does."""
+"""Two processes with TF_CONFIG: the same run as in one process, and the loss of a process."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_two_hosts_are_like_one_replica(micro_batch_size, tmp_path):
     assert [host.end() for host in hosts] == [0, 0], hosts[0].said() + hosts[1].said()
     run(tmp_path / "one", tmp_path / "log", **settings)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
-    # All trained weights as one vector: a beta near 0 has a gradient that is rounding, mostly, and
-    # in micro-batches moving averages move as often as a replica has parts.
+    # Compares all trained weights as one vector: the gradient of a beta near 0 is mostly rounding.
+    # Moving averages are left out: with micro-batches they are updated once per part of a replica.
     two, one = (
         np.concatenate([w.numpy().ravel() for w in load_encoder_from(folder).trainable_weights])
         for folder in (tmp_path / "two", tmp_path / "one")
@@ -77,7 +77,7 @@ def test_two_hosts_are_like_one_in_every_way(settings, tmp_path):
     check_like_one(tmp_path, **ten)
 
 
-# Makes the gradient of one step NaN, on all replicas alike.
+# Makes the gradient of one step NaN on all replicas.
 _BAD_STEP = """
 import tensorflow as tf
 from tf_simclr.losses import NTXent
@@ -113,7 +113,7 @@ def test_two_hosts_name_the_step_that_became_nan(tmp_path):
 
 
 def check_other_ends(folder, lost: int, number: signal.Signals):
-    """Two hosts, of which one is lost: returns the seconds in which the other ended."""
+    """Stops one of two hosts; returns the seconds until the other ended."""
     hosts = start(folder, "broken")
     assert hosts[0].wait_for(lambda: steps_logged(folder / "broken") >= 17)
     hosts[lost].send(number)

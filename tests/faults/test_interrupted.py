@@ -1,4 +1,4 @@
-"""Runs that are killed, asked to stop, or run out of disk end where the unbroken run ends."""
+"""Runs that are killed, stopped, or run out of disk end with the result of an unbroken run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MOMENTS = ("step", "save", "export")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing disturbs."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     run(folder / "w", folder / "log")
     return folder / "w"
 
 
 def interrupt(folder, moment: str, number: signal.Signals, seed: int) -> Process:
-    """Starts a run and signals it at a random step, or in a random save, or in the export."""
+    """Starts a run and sends a signal at a random step, in a random save, or in the export."""
     draw = random.Random(seed)
     workdir = folder / "w"
     process = Process(workdir, folder / "log")
@@ -65,7 +65,7 @@ def check_stopped(folder, number, seed, whole):
     step = int(said.split("stopped at step ")[1].split()[0])
     assert f"{number.name} was received. The same command resumes" in said
     assert (folder / "w" / "checkpoints" / f"ckpt-{step}.index").exists()
-    assert steps_logged(folder / "w") == step  # At the step in work, not at the next checkpoint.
+    assert steps_logged(folder / "w") == step  # Not at the next checkpoint.
     run(folder / "w", folder / "log")
     assert_same_weights(folder / "w", whole)
     assert losses(folder / "w") == losses(whole)

@@ -1,4 +1,4 @@
-"""1, 2, 4 and 8 replicas, both precisions, with and without XLA: the same losses."""
+"""The losses are the same on 1, 2, 4 and 8 replicas, in both precisions, with and without XLA."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.runs import TEN, Process, losses, run
 
-TOLERANCE = {"float32": 1e-4, "mixed_bfloat16": 2e-2}  # bfloat16 has 8 bits: 4e-3 a rounding.
+TOLERANCE = {"float32": 1e-4, "mixed_bfloat16": 2e-2}  # bfloat16 has 8 bits: 4e-3 per rounding.
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A long run: memory, open files and traced functions stay what they are."""
+"""In a long run, memory, open files and traced functions do not grow."""
 
 from __future__ import annotations
 

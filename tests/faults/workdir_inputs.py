@@ -1,4 +1,4 @@
-"""The folder of a real run, of a tiny encoder, and what damage a disk or a person may do to it."""
+"""The folder of a real run with a tiny encoder, damaged as a disk or a person may damage it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ JSONS = (
 )
 
 
-# What a run writes as it goes; whole checkpoints are looked after by `_go_on`.
+# Files that a run writes while it continues; `_go_on` checks whole checkpoints.
 _PROGRESS = (
     r"^[^/]+/(flags\.resolved|metrics\.jsonl|results(/.*)?|views\.png|report\.html|encoder(/.*)?"
     r"|checkpoints/(manifest\.json|ckpt-\d+\..*))$"
@@ -61,7 +61,7 @@ _PROGRESS = (
 
 
 def tiny_encoder(name, *, image_size, channels, **options) -> tf.keras.Model:
-    """Stands in for a ResNet: what it computes does not matter here, that it is fast does."""
+    """Replaces the ResNet by a fast encoder; its output does not matter here."""
     layers = tf.keras.layers
     images = layers.Input([None, None, channels])
     x = layers.Conv2D(4, 3, use_bias=False, name="conv")(images)
@@ -71,7 +71,7 @@ def tiny_encoder(name, *, image_size, channels, **options) -> tf.keras.Model:
 
 
 def run(workdir: str, **settings) -> None:
-    """A task, with the tiny encoder."""
+    """Runs a task with the tiny encoder."""
     original = build.build_encoder
     build.build_encoder = tiny_encoder
     try:
@@ -83,7 +83,7 @@ def run(workdir: str, **settings) -> None:
 
 @functools.cache
 def base_run() -> dict[str, bytes]:
-    """The files of a run, {name: contents}; times are taken out, so that a seed replays."""
+    """{name: contents} of a run's files, without times, so that a seed can be replayed."""
     with tempfile.TemporaryDirectory() as folder:
         run(folder)
         run(folder, mode="knn_eval", knn_k=5)
@@ -110,7 +110,7 @@ def saved_weights() -> tuple[list[np.ndarray], ...]:
 
 @functools.cache
 def parts() -> dict:
-    """A model to restore into, made once."""
+    """A model to restore into, created once."""
     build_encoder, build.build_encoder = build.build_encoder, tiny_encoder
     try:
         config = Config(workdir="w", **SMALL)
@@ -120,7 +120,7 @@ def parts() -> dict:
 
 
 def write_workdir(rng, folder: str) -> str:
-    """Writes a copy of the run, damaged in some places; returns its path."""
+    """Writes a copy of the run with some damage; returns its path."""
     base = os.path.join(folder, rng.choice(NAMES))
     _write_all(base_run(), base)
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -134,7 +134,7 @@ def write_workdir(rng, folder: str) -> str:
 def _damage(rng, base: str, name: str, names: list[str]) -> None:
     path = os.path.join(base, name)
     kind = rng.randrange(9)
-    if os.path.islink(path):  # Damaged before.
+    if os.path.islink(path):  # Already damaged.
         os.remove(path)
         return
     if os.path.isdir(path):
@@ -171,7 +171,7 @@ def _damage(rng, base: str, name: str, names: list[str]) -> None:
 
 
 def choose(rng):
-    """(one thing that is done with a run's folder, pattern of what it may change and then fail)."""
+    """(an action on a run's folder, pattern of files that it may change even if it fails)."""
     actions = (_load, _restore, _claim, _record, _report, _inherit, _evaluate, _go_on)
     action = rng.choices(actions, (40, 25, 10, 10, 15, 10, 2, 4))[0]
     return action, _PROGRESS if action in (_evaluate, _go_on) else ""
@@ -240,7 +240,7 @@ def _go_on(rng, workdir):
 
 
 def whole_checkpoints(workdir: str) -> set[str]:
-    """Names of the checkpoints whose files are as the run wrote them."""
+    """Names of the checkpoints whose files are unchanged."""
     found = snapshot(workdir)
     files = {os.fsencode(name): b"file " + data for name, data in base_run().items()}
     whole = set()
@@ -253,7 +253,7 @@ def whole_checkpoints(workdir: str) -> set[str]:
 
 @contextlib.contextmanager
 def unchanged(workdir: str):
-    """Of what only reads: success changes no file either."""
+    """Checks that an action that only reads changes no file."""
     before = snapshot(workdir)
     yield
     if snapshot(workdir) != before:
