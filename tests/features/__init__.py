@@ -1,4 +1,4 @@
-"""Features: computed, and kept on disk."""
+"""Tests of features: computing them and keeping them on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def small_encoder() -> tf.keras.Model:
-    """From grey images of 8 pixels, or any size, to 12 features, with batch normalisation."""
+    """From grey images of 8 pixels, or of any size, to 12 features, with batch normalisation."""
     layers = tf.keras.layers
     images = tf.keras.Input([None, None, 1])
     x = layers.Conv2D(12, 3, padding="same", name="conv")(images)

@@ -1,4 +1,4 @@
-"""h of a data set: in order, padded or not, on any number of replicas."""
+"""Computing h of a data set: in order, with and without padding, on any number of replicas."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_replicas_share_the_work_and_change_no_bit(replicas, batch_size, source,
     )
     assert len(calls) == 1  # Traced once, for all batches.
     batches = -(-N // batch_size)
-    assert len(groups) == -(-batches // replicas)  # Each group is a batch for every replica.
+    assert len(groups) == -(-batches // replicas)  # Each group has a batch for every replica.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Features on disk: computed once, resumed exactly, and never mistaken for others."""
+"""Features on disk: computed once, resumed exactly, and never confused with others."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_interrupted_and_resumed_is_unbroken(done, place, encoder, tmp_path, com
         if place == "computing" or args[0].endswith(".json") and "part-" in args[0]:
             number += 1
         if number > done:
-            raise Killed  # Where "writing": the .npy is there, what completes the part is not.
+            raise Killed  # If "writing": after the .npy, before the .json.
         return original(*args)
 
     with monkeypatch.context() as patch:
@@ -154,7 +154,7 @@ def test_folders_with_the_same_names_and_sizes_are_not_mistaken(encoder, tmp_pat
         image = tf.fill([4, 4, 1], tf.constant(grey, tf.uint8))
         (tmp_path / name / "x.png").write_bytes(tf.io.encode_png(image).numpy().ljust(200, b"\0"))
     one, two = (open_source("folder", str(tmp_path / n), channels=1) for n in ("one", "two"))
-    assert one.fingerprint == two.fingerprint  # Else this tests nothing.
+    assert one.fingerprint == two.fingerprint  # Otherwise this would test nothing.
     first, second = (keep(encoder, tmp_path / "f", source=s) for s in (one, two))
     assert first.folder != second.folder and sum(computed) == 2
 

@@ -1,4 +1,4 @@
-"""A small network and what one training step makes of it, for tests of recomputing."""
+"""A small network and the result of one training step, for tests of recomputing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tf_simclr.models.simclr import SimCLR
 
 layers = tf.keras.layers
 BATCH, SIZE, TEMPERATURE = 24, 8, 0.5
-RATE = 2.0**14  # Of SGD: what a step moves is the gradient, hardly rounded by the weight.
+RATE = 2.0**14  # Of SGD, so large that adding the update to a weight hardly rounds the gradient.
 VIEWS = np.random.default_rng(0).random([2, BATCH, SIZE, SIZE, 3]).astype(np.float32)
 
 
 def network(*, norm=False, dropout=0.0, regularizer=None):
-    """A small residual encoder and a head, the same at every call."""
+    """A small residual encoder and a head, with the same weights at every call."""
     tf.keras.utils.set_random_seed(1)
     images = layers.Input([SIZE, SIZE, 3])
     x = layers.Conv2D(8, 3, padding="same", kernel_regularizer=regularizer)(images)

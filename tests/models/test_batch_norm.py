@@ -1,4 +1,4 @@
-"""Batch normalisation: the same on any number of replicas, fused on one, plain in copies."""
+"""Batch normalisation: equal on any number of replicas, fused on one, plain in copies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def images():
 
 
 def tiny():
-    """The same weights each time, gammas that let every block speak."""
+    """An encoder with the same weights each time, and with gammas that use every block."""
     tf.keras.utils.set_random_seed(1)
     encoder = build_encoder("resnet18", image_size=16, width_multiplier=0.125)
     rng = np.random.default_rng(1)

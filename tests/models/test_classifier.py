@@ -1,4 +1,4 @@
-"""Fine-tuning: what is trained, and that frozen means frozen."""
+"""Fine-tuning: what is trained, and that frozen layers do not change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_what_comes_after_the_block_is_trained_and_nothing_else(after):
         loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     images = np.random.default_rng(0).random([6, 16, 16, 3]).astype(np.float32)
-    for _ in range(3):  # The last gamma of a block starts at 0: its convolutions move a step later.
+    for _ in range(3):  # A block's last gamma starts at 0: its convolutions change a step later.
         model.train_on_batch(images, np.arange(6) % 3)
     moved = {v.name for v in model.variables if not np.array_equal(before[v.name], v.numpy())}
     trainable = {v.name for v in model.trainable_variables}

@@ -1,4 +1,4 @@
-"""Encoders of every kind: those that SimCLR trains, and what it says of the others."""
+"""Encoders of every kind: those that SimCLR trains, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ A, B = np.random.default_rng(0).random([2, 8, 6, 6, 3]).astype(np.float32)
 
 @tf.keras.utils.register_keras_serializable(package="tests")
 class Subclassed(tf.keras.Model):
-    """As many write them: `call` without `training`, which Keras hands on by itself."""
+    """A common style: `call` without `training`, which Keras passes on by itself."""
 
     def __init__(self, width=4, **kwargs):
         super().__init__(**kwargs)
@@ -113,7 +113,7 @@ def test_an_encoder_of_the_size_that_it_was_called_with(encoder):
     encoder = called(encoder())
     before = encoder_shapes(encoder)
     assert interface_of(encoder)[0].shape.as_list() == [None, 6, 6, 3]
-    assert encoder_shapes(encoder) == before  # Trying other sizes leaves nothing behind.
+    assert encoder_shapes(encoder) == before  # Trying other sizes changes nothing.
     model = SimCLR(encoder, ProjectionHead(1, 4))
     model.compile("sgd")
     with pytest.raises(UserError, match=r"\(N, 6, 6, 3\) that the encoder takes"):
@@ -142,7 +142,7 @@ def test_they_train(encoder, options):
     before = [v.numpy() for v in model.encoder.variables]
     model.fit(A, B, batch_size=8, verbose=0)
     for old, variable in zip(before, model.encoder.variables):
-        # A bias before batch normalisation, or one whose mean NT-Xent sees, may stay.
+        # A bias may stay: batch normalisation, in the encoder or the head, removes its effect.
         assert "bias" in variable.name or not np.array_equal(old, variable), variable.name
 
 

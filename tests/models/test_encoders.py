@@ -1,4 +1,4 @@
-"""Encoders: sizes, shapes, files, and what they refuse."""
+"""Encoders: sizes, shapes, files and errors."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_stem_keeps_the_resolution_of_small_images():
 def test_zero_gammas_make_every_block_start_as_its_shortcut():
     encoder = build_encoder("resnet50", width_multiplier=0.125)
     zeros = [layer for layer in batch_norm_layers(encoder) if not layer.gamma.numpy().any()]
-    assert len(zeros) == 16  # One a block: 3 + 4 + 6 + 3.
+    assert len(zeros) == 16  # One per block: 3 + 4 + 6 + 3.
 
 
 def test_width_and_selective_kernels_change_what_they_should():

@@ -1,4 +1,4 @@
-"""The projection head against the reference's layout, and through files."""
+"""The projection head: the reference's layout, saving and loading."""
 
 from __future__ import annotations
 

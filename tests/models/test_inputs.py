@@ -1,4 +1,4 @@
-"""What SimCLR trains and predicts on: what works, and what is refused before the first step."""
+"""Inputs of SimCLR: what it trains and predicts on, and what raises before the first step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model_of(**options):
 
 @pytest.fixture(scope="module")
 def trained():
-    """One model for what is refused before its weights could change."""
+    """A shared model for inputs that raise before its weights could change."""
     return model_of()
 
 
@@ -125,7 +125,7 @@ def test_images_to_predict_on(data, message):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_float_dtypes_train_alike(dtype):
-    # Rounded to float16 first, so that all three see the same numbers.
+    # Rounded to float16 first, so that all three get the same numbers.
     a, b = np.float16(A), np.float16(B)
     expected = model_of().train_on_batch(np.float32(a), np.float32(b))
     got = model_of().train_on_batch(a.astype(dtype), b.astype(dtype))
@@ -158,7 +158,7 @@ class Batches(tf.keras.utils.Sequence):
 
 
 def sources_of(views):
-    """What `fit` reads views from."""
+    """The kinds of input from which `fit` reads views."""
     return {
         "arrays": views,
         "dataset": dataset_of(views),
@@ -293,7 +293,7 @@ def test_batches_of_one_pair_are_refused(trained):
 
 
 def test_replicas_that_would_get_unequal_batches():
-    """They would wait for each other, or take their own views for those of others."""
+    """They would wait for each other, or confuse their own views with those of others."""
     with mirrored(2).scope():
         model = model_of()
     drop = {"drop_remainder": True}
@@ -313,7 +313,7 @@ def test_replicas_that_would_get_unequal_batches():
 
 @pytest.fixture(scope="module")
 def shared():
-    """A model of two replicas that trains nothing, so that its losses can be compared."""
+    """A model on two replicas whose weights do not change, so that losses can be compared."""
     with mirrored(2).scope():
         model = model_of()
         model.compile(tf.keras.optimizers.SGD(0.0))
@@ -321,7 +321,7 @@ def shared():
 
 
 def parts(*sizes):
-    """Batches of these sizes, from the first rows on."""
+    """Consecutive batches of these sizes, from the first row on."""
     ends = np.cumsum(sizes)
     return [(A[end - n : end], B[end - n : end]) for n, end in zip(sizes, ends)]
 

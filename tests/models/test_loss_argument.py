@@ -1,4 +1,4 @@
-"""The loss of a SimCLR model is a value: any `ContrastiveLoss` trains, is reported and is saved."""
+"""SimCLR's argument `loss`: any `ContrastiveLoss` can be trained, is reported and is saved."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model_of(loss, **options):
 
 
 def plain_step(strength):
-    """(Pull's value, its gradients) by one tape over the whole batch, the formula written out."""
+    """(value, gradients) of Pull, from its formula and one tape over the whole batch."""
     encoder, head = network()
     variables = encoder.trainable_variables + head.trainable_variables
     with tf.GradientTape() as tape:
@@ -93,7 +93,7 @@ def test_a_model_saved_when_it_had_only_a_temperature_trains_on():
     assert again.contrastive_loss.temperature == 0.5
     views = np.random.default_rng(0).random([2, 8, 6, 6, 3]).astype(np.float32)
     logs = again.train_on_batch(*views, return_dict=True)
-    np.testing.assert_allclose(logs["loss"], 3.548935, rtol=1e-4)  # Of the version that saved it.
+    np.testing.assert_allclose(logs["loss"], 3.548935, rtol=1e-4)  # From the version that saved it.
 
 
 def test_the_configs_of_losses_are_harmless():

@@ -1,4 +1,4 @@
-"""Micro-batches and rematerialisation: the plain step's gradients, and what BN makes of them."""
+"""Micro-batches and rematerialisation: the same gradients as a plain step, but for BN."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_with_frozen_batch_norm_too(rematerialize):
 @pytest.mark.parametrize("size", [4, 12])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_with_batch_norm_it_is_ghost_batch_norm(size, jit_compile):
-    # The oracle: one tape over the whole batch, each part normalised by itself.
+    # The oracle: one tape over the whole batch, with each part normalised separately.
     encoder, head = network(norm=True)
     synchronize_batch_norm(encoder, False)
     variables = encoder.trainable_variables + head.trainable_variables
@@ -66,7 +66,7 @@ def test_with_batch_norm_it_is_ghost_batch_norm(size, jit_compile):
 
     model = model_of(network(norm=True), micro_batch_size=size)
     assert_same(step(model, jit_compile=jit_compile), expected)
-    # Moved once for each part, in order, not twice.
+    # Updated once per part, in order, not twice.
     for got, want in zip(model.encoder.non_trainable_variables, encoder.non_trainable_variables):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
@@ -88,7 +88,7 @@ def test_dropout_drops_the_same_when_computed_again(options):
     assert_same(first, (float(loss), tape.gradient(loss, variables)))
     for variable, gradient in zip(model.learned_variables, first[1]):
         variable.assign_add(RATE * gradient)
-    assert step(model)[0] != pytest.approx(first[0], rel=1e-5)  # Another draw in the next step.
+    assert step(model)[0] != pytest.approx(first[0], rel=1e-5)  # The next step draws again.
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -113,7 +113,7 @@ def test_weight_regularisation_counts_once(options):
 
 @pytest.mark.parametrize(("replicas", "rematerialize"), [(2, True), (4, False)])
 def test_replicas_change_nothing(replicas, rematerialize):
-    """Parts of six consecutive images, wherever they are."""
+    """Parts have six consecutive images, on any replica."""
 
     def train(strategy):
         with strategy.scope():
@@ -157,7 +157,7 @@ def test_dropout_under_several_replicas():
     before = int(alone._random_generator._generator.state[0])
     alone(tf.zeros([2 * 6, SIZE, SIZE, 8]), training=True)  # The views of a part.
     one_draw = int(alone._random_generator._generator.state[0]) - before
-    # Each replica's two parts draw once: the second pass draws the same again.
+    # Each replica's two parts draw once: the second pass repeats the draws.
     assert moved == [2 * one_draw] * 2 and one_draw > 0
 
 
@@ -172,8 +172,8 @@ def test_mixed_precision(policy, options):
         plain, recomputed = gradient_of(network()), gradient_of(network(), **options)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
-    # Processors round bfloat16 in different places, so two such gradients need not be alike. But
-    # recomputing must not take the gradient further from that of float32 than the precision does.
+    # Processors round bfloat16 in different places, so two such gradients may differ. But the error
+    # against float32 must not be larger with recomputing than without.
     error, expected = (np.linalg.norm(g - exact) for g in (recomputed, plain))
     assert error <= 1.5 * expected
     assert expected < 0.5 * np.linalg.norm(exact)
@@ -251,7 +251,7 @@ def test_kept_in_a_keras_file(tmp_path):
 def test_segments_are_residual_blocks(name, segments):
     encoder = build_encoder(name, image_size=SIZE, width_multiplier=0.125)
     chain = segments_of(encoder)
-    assert len(chain) == segments  # The stem goes with nothing: its end is where group 1 begins.
+    assert len(chain) == segments  # The stem is a segment: it ends where group 1 begins.
     x = tf.constant(VIEWS[0])
     y = x
     for segment in chain:

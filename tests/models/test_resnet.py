@@ -1,4 +1,4 @@
-"""ResNets: the reference's structure, each part against NumPy, and names that do not depend."""
+"""ResNets: the reference's structure, each part against NumPy, and stable names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ V2 = {**SMALL, "sk_ratio": 0.0625, "se_ratio": 0.25}
 
 
 def lively(encoder, seed=0):
-    """Random normalisation variables: with the initial zero gammas most of the net is silent."""
+    """Randomises normalisation variables: the initial zero gammas switch most of the net off."""
     rng = np.random.default_rng(seed)
     for norm in batch_norm_layers(encoder):
         gamma, beta, mean, variance = (w.shape for w in norm.get_weights())
@@ -31,7 +31,7 @@ def lively(encoder, seed=0):
 
 
 def tensors(encoder, images, *names):
-    """What the named layers give, float64."""
+    """The outputs of the named layers, float64."""
     outputs = [encoder.get_layer(name).output for name in names]
     return [np.float64(x) for x in tf.keras.Model(encoder.input, outputs)(images)]
 
@@ -88,7 +88,7 @@ def test_selective_kernel(v2, images):
         v2.get_layer(f"{prefix}_{part}").get_weights()
         for part in ("squeeze_conv", "squeeze_norm", "mix_conv")
     )
-    assert squeeze[0].shape[-1] == 32  # The least width (arXiv:1903.06586, section 3.1).
+    assert squeeze[0].shape[-1] == 32  # The minimum width (arXiv:1903.06586, section 3.1).
     gamma, beta, mean, variance = norm
     hidden = pooled @ squeeze[0][0, 0]
     hidden = np.maximum((hidden - mean) / np.sqrt(variance + 1e-5) * gamma + beta, 0)

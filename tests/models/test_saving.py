@@ -1,4 +1,4 @@
-"""What Keras makes of a SimCLR model: files of every format, under strategies, and callbacks."""
+"""A SimCLR model in Keras: files of every format, under strategies, and callbacks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def embeddings(model):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A trained model, and the folder that holds it in every format."""
+    """A trained model, and a folder with the model in every format."""
     tf.keras.utils.set_random_seed(0)
     model = model_of(probe_classes=3)
     model.fit(LABELLED, verbose=0)
@@ -92,14 +92,14 @@ def test_saved_models_for_serving(train, tmp_path):
     expected = embeddings(model)
     model.save(tmp_path / "model")
     model.export(tmp_path / "served")
-    served = tf.saved_model.load(str(tmp_path / "served"))  # Its functions do not keep it alive.
+    served = tf.saved_model.load(str(tmp_path / "served"))  # The functions do not keep it alive.
     for serve in (
         tf.keras.models.load_model(tmp_path / "model"),
         tf.saved_model.load(str(tmp_path / "model")),
         served.serve,
     ):
         np.testing.assert_allclose(serve(tf.constant(A)), expected, atol=1e-6)
-        assert serve(tf.constant(A[:3])).shape == (3, 4)  # Of any number of images.
+        assert serve(tf.constant(A[:3])).shape == (3, 4)  # For any number of images.
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_no_two_weights_share_a_name(name):
 
 
 def test_names_are_no_part_of_a_checkpoint():
-    """Checkpoints written when every kernel was called "kernel" have these paths."""
+    """Older checkpoints, in which every kernel is named "kernel", have these paths."""
     head = ProjectionHead(2, 4)
     head.build([None, 3])
     paths = {path.split("/.")[0] for path in variable_paths(tf.train.Checkpoint(head=head))}

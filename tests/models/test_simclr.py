@@ -1,4 +1,4 @@
-"""SimCLR the model: what a step does, on any number of replicas, and how it is kept."""
+"""The model SimCLR: what a step does, on any number of replicas, and how it is saved."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def compiled(model, steps=STEPS, **options):
 
 
 def train_on(strategy, source, *, jit_compile=False, tiny=False):
-    """Five steps of the real thing; the losses and final weights."""
+    """Trains five real steps; returns the losses and final weights."""
     with strategy.scope():
         model = compiled(small_model(tiny_encoder() if tiny else None))
     dataset = strategy.distribute_datasets_from_function(
@@ -78,7 +78,7 @@ def train_on(strategy, source, *, jit_compile=False, tiny=False):
 
 
 def assert_close(one, many, tolerance):
-    # Not embedding_std and uniformity: those are means over replicas of local estimates.
+    # Not embedding_std and uniformity, which are means of each replica's own estimate.
     for name in ("loss", "contrastive_top1", "contrastive_top5", "alignment"):
         a, b = [[logs[name] for logs in trajectory] for trajectory in (one[0], many[0])]
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-6, err_msg=name)
@@ -132,7 +132,7 @@ def test_the_step_minimises_the_papers_loss(source):
     model.compile(optimizer=tf.keras.optimizers.SGD(0.0))
     views = np.random.default_rng(1).random([2, 8, SIZE, SIZE, 3]).astype(np.float32)
     logs = model.train_on_batch(views[0], views[1], return_dict=True)
-    # One forward pass of both views: the batch statistics are those of all 2N of them.
+    # One forward pass of both views: batch statistics are over all 2N views.
     z = model.projection_head(model.encoder(np.concatenate(views), training=True), training=True)
     expected = oracle(z.numpy()[:8], z.numpy()[8:], 0.5)
     np.testing.assert_allclose(logs["loss"], expected, rtol=1e-5)
@@ -234,7 +234,7 @@ def test_bad_arguments_are_named(source):
     with pytest.raises(UserError, match="received loss='mse'"):
         small_model().compile(optimizer="sgd", loss="mse")
     model = compiled(small_model())
-    # AutoGraph gives errors inside train_step a type of its own, and keeps their message.
+    # AutoGraph changes the type of errors in train_step, but keeps their message.
     with pytest.raises(
         Exception, match=r"two views \(view_a, view_b\).*received \(4, 16, 16, 3\) float32"
     ):

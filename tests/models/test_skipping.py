@@ -1,4 +1,4 @@
-"""Steps whose gradient is no number are left out, with nothing of them kept."""
+"""Steps with a NaN or infinite gradient are skipped without a trace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tf_simclr.models.simclr import SimCLR
 
 
 def encoder():
-    """Without ReLU, which on CPUs makes 0 of a NaN."""
+    """An encoder without ReLU, which on CPUs turns NaN into 0."""
     inputs = tf.keras.Input([4, 4, 1])
     x = tf.keras.layers.Flatten()(inputs)
     x = tf.keras.layers.BatchNormalization(momentum=0.5)(x)
@@ -20,7 +20,7 @@ def encoder():
 
 
 def batches(bad):
-    """Three batches of 8 pairs; the second has a NaN or a number that overflows, or is left out."""
+    """Three batches of 8 pairs. The second has a NaN or an overflowing number, or is left out."""
     a, b = np.random.default_rng(0).random([2, 24, 4, 4, 1]).astype(np.float32)
     if bad is None:
         keep = np.r_[:8, 16:24]

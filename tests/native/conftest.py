@@ -1,4 +1,4 @@
-"""The compiled kernels; without a compiler there is nothing here to test."""
+"""The compiled kernels, without which these tests are skipped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from tf_simclr import native
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Whatever the environment says. That they compile, `test_compiling` asks."""
+    """The kernels, whatever the environment says. `test_compiling` tests that they compile."""
     monkeypatch.delenv(native.SWITCH, raising=False)
     return native.kernels() or pytest.skip("no kernels")

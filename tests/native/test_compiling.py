@@ -1,4 +1,4 @@
-"""Where the kernels are compiled, where not, and that all the same is done without them."""
+"""When the kernels are compiled and when not; the results are the same without them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_compiled_wherever_there_is_a_compiler(monkeypatch):
     assert native.kernels() is kernels and native.state() == "kernels in C"
 
 
-# In a process of its own: in this one the operations may be registered already.
+# In a separate process: in this one the operations may be registered already.
 IN_THREADS = """
 import concurrent.futures
 from tf_simclr import native
@@ -66,14 +66,14 @@ def executable(folder, line):
 
 def test_switched_off(monkeypatch, caplog):
     monkeypatch.setenv(native.SWITCH, "0")
-    monkeypatch.setattr(compiling, "_compiled", None)  # Not even tried.
+    monkeypatch.setattr(compiling, "_compiled", None)  # Compiling is not even tried.
     assert native.kernels() is None and native.state().startswith("TensorFlow's operations")
     assert not caplog.records
 
 
 @pytest.fixture
 def anew(monkeypatch):
-    """As if nothing had been compiled yet. What loads all the same would be registered twice."""
+    """Resets the module, as if nothing had been compiled yet. Loading would register ops twice."""
     load = tf.load_op_library
 
     def guarded(path):
@@ -110,7 +110,7 @@ def test_without_a_compiler_on_path(anew, monkeypatch, caplog, tmp_path):
         ("false", "returned non-zero exit status 1"),
         ("/no/such/compiler -O1", "No such file or directory: '/no/such/compiler'"),
         ("/", "Permission denied"),
-        ("true", "No such file or directory"),  # It has made no library.
+        ("true", "No such file or directory"),  # It does not write a library.
         ("'cc", "No closing quotation"),
     ],
 )
@@ -184,7 +184,7 @@ def test_the_processor_is_named_on_x86_only(machine, named, monkeypatch):
 
 
 class OfManySizes:
-    """A source of images of sizes of their own, the last of which is cropped from bytes."""
+    """A source of images of different sizes, the last of which is cropped from bytes."""
 
     name, images, class_names, image_shape = "sizes", None, ("a", "b"), None
     sides = (1, 2, 7, 16, 31, 40, 99, 224, 375, 1400)
@@ -230,7 +230,7 @@ def batch(kernels, monkeypatch):
 
 
 def operations(function, batch):
-    """Of all graphs that a tf.function calls."""
+    """The operations in all graphs that a tf.function calls."""
     graph = function.get_concrete_function(batch).graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     return {node.op for node in nodes}
@@ -251,7 +251,7 @@ def test_in_a_graph_it_is_the_kernel(batch):
 
 
 def nested(outer, inner):
-    """finish_views in two functions, each of them compiled by XLA or not."""
+    """finish_views in two nested functions, each compiled by XLA or not."""
     inner = tf.function(finish_views, jit_compile=inner)
     return tf.function(lambda batch: inner(batch), jit_compile=outer, autograph=False), inner
 
@@ -271,7 +271,7 @@ def test_xla_compiles_it_nested(outer, inner, batch):
 
 
 def test_xla_refuses_a_function_that_ran_before_without_it(batch):
-    """As the docstring says: TensorFlow traces it once for both. A retrace would be better news."""
+    """As documented: TensorFlow traces it only once. It would be better if it traced again."""
     outer, inner = nested(True, None)
     np.testing.assert_array_equal(inner(batch), finish_views(batch))
     with pytest.raises(tf.errors.InvalidArgumentError, match="FinishViews"):
@@ -285,7 +285,7 @@ def test_a_function_that_xla_has_compiled_runs_without_it(batch):
 
 
 def test_in_a_scope_of_xla_it_is_the_kernel(batch):
-    """`distribute.on_replicas` has such a scope: what XLA does not know stays outside."""
+    """`distribute.on_replicas` uses such a scope, in which XLA skips unknown operations."""
 
     @tf.function(autograph=False)
     def scoped(batch):

@@ -1,4 +1,4 @@
-"""Crops by the kernel: TensorFlow's bits, whatever the image, the box and the size."""
+"""The kernel's crops equal TensorFlow's, bit for bit, for any image, box and size."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.reference import augment as oracle
 from tf_simclr.data import pipeline
 
 ROOT = pathlib.Path(pipeline.__file__).parents[2]
-LONG = 2**20  # Values in a row; `crop_views.c` holds no row of more as floats.
+LONG = 2**20  # Values in a row; `crop_views.c` does not hold longer rows as floats.
 SIZES = (1, 2, 7, 32, 224)
 SMALL = [(1, 1), (1, 40), (40, 1), (2, 3), (8, 8), (61, 37), (3, 700), (700, 3)]
 LARGE = [(375, 500), (768, 512), (20_000, 50), (50, 20_000)]
 
 
 def random_image(*shape):
-    """Noise, and above it black and white, whose edges the cubic overshoots most."""
+    """Noise, and above it black and white, at whose edges the cubic overshoots most."""
     image = np.random.default_rng(shape).integers(0, 256, shape, np.uint8)
     top = image[: shape[0] // 3]
     top[:] = np.where(top < 128, 0, 255)
@@ -92,7 +92,7 @@ def test_has_tensorflows_bits_of_anything(seed, kernels):
 def test_rows_too_long_for_floats_have_tensorflows_bits_too(channels, kernels):
     longest = LONG // channels
     image = random_image(5, longest + 70, channels)
-    boxes = [(0, 0, 5, longest + beyond) for beyond in (0, 1, 70)]  # 1: the first of them.
+    boxes = [(0, 0, 5, longest + beyond) for beyond in (0, 1, 70)]  # 1: the first that is too long.
     boxes += [(1, 69, 3, longest + 1), (4, 3, 1, longest + 2)]
     for size in SIZES:
         assert_same_bits(kernels, image, np.int32(boxes[:2] if size == 224 else boxes), size)
@@ -107,7 +107,7 @@ def test_sides_at_the_end_of_single_precision(height, width, kernels):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (61, 37), (3, 700), (375, 500)])
 def test_is_the_cubic_of_the_definition(height, width, size, channels, kernels):
-    # In steps of 1/1024 its weights are exact where the size is a power of two.
+    # The kernel's weights, in steps of 1/1024, are exact if the size is a power of two.
     atol = 0.5 + (1e-3 if size & (size - 1) == 0 else 0.5)
     image, boxes = random_image(height, width, channels), boxes_in(height, width, 8)
     flips = np.arange(len(boxes)) % 3 == 0
@@ -189,7 +189,7 @@ def test_sizes_have_their_limits(size, kernels):
             )
 
 
-# In a process of its own, which may die.
+# In a separate process, which may crash.
 OVERFLOWING_SIZES = """
 import tensorflow as tf
 from tf_simclr import native

@@ -1,4 +1,4 @@
-"""Finished views by the kernel: the paper's operations, as drawn, within float32's rounding."""
+"""The kernel's finished views: the paper's operations, as drawn, up to float32 rounding."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def random_views(count, height, width, channels):
 
 
 def batch_of(views, **drawn):
-    """The pipeline's batch of `views`, two by two, and for each what is drawn for it or at rest."""
+    """A pipeline batch of `views`, in pairs, with `drawn` parameters; others change nothing."""
     count, channels = len(views), views.shape[-1]
     drawn = {name: np.resize(drawn.get(name, rest), count) for name, rest in AT_REST.items()}
     if channels != 3:
@@ -85,7 +85,7 @@ def assert_finished(views, **drawn):
 
 
 def telling_views(count):
-    """[count, 6, 36, 3]: every pure colour, greys, hardly coloured pixels and noise."""
+    """[count, 6, 36, 3]: all pure colours, greys, almost grey pixels and noise."""
     levels = np.array(list(itertools.product([0, 1, 128, 254, 255], repeat=3)), np.uint8)
     view = random_views(1, 6, 36, 3)[0].reshape(-1, 3)
     view[:125] = levels
@@ -109,7 +109,7 @@ def test_a_jitter_alone_in_all_orders(name, values):
 
 
 def test_hues_at_the_borders_of_the_sectors():
-    """Of pure colours turned to a border, and one rounding to either side of it."""
+    """Pure colours whose hue is turned to a border, and one rounding to either side of it."""
     borders = np.float32([k / 6 for k in range(-6, 7)])
     turns = np.concatenate([np.nextafter(borders, t, dtype=np.float32) for t in (-2, 2)])
     turns = np.concatenate([turns, borders, [0.0]]).astype(np.float32)
@@ -134,7 +134,7 @@ def test_blur_alone(height, width, channels):
 
 
 def test_taps_left_out_beyond_five_sigmas_weigh_nothing():
-    sigmas = np.float32([0.2, 0.99, 1.01, 3.0, 8.0, 9.0, 10.0, 30.0])  # Of at most 50 taps.
+    sigmas = np.float32([0.2, 0.99, 1.01, 3.0, 8.0, 9.0, 10.0, 30.0])  # At most 50 taps.
     assert_finished(random_views(8, 1000, 3, 1), sigma=sigmas)
 
 
@@ -206,7 +206,7 @@ def test_both_forms_agree(height, width, channels):
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_both_forms_do_without_what_is_absent(name):
-    """What `finish_views` says: operations whose parameters are absent are off."""
+    """As `finish_views` documents, operations without parameters are off."""
     batch = batch_of(telling_views(2), **{name: [0.2, 0.4]})
     alone = {key: tf.constant(batch[key]) for key in ("images", name)}
     np.testing.assert_array_equal(augment.finish_views(alone), augment.finish_views(batch))
@@ -323,7 +323,7 @@ def test_what_is_drawn_must_be_one_for_each_view(name):
 
 
 def test_the_number_of_views_is_known_to_the_graph():
-    """Micro-batches, and what the doctor reads of a step, rest on it."""
+    """Micro-batches and the doctor's estimate depend on it."""
     spec = {"images": tf.TensorSpec([6, 2, 8, 8, 3], tf.uint8)}
     traced = tf.function(augment.finish_views).get_concrete_function(spec)
     assert traced.structured_outputs.shape == [12, 8, 8, 3]

@@ -1,4 +1,4 @@
-"""The kernels stay inside their buffers, says the compiler's sanitizers."""
+"""The compiler's sanitizers find no access outside the kernels' buffers."""
 
 from __future__ import annotations
 
