@@ -1,4 +1,4 @@
-"""Small runs for tests: their settings, how to start one, and what one leaves on disk."""
+"""Small runs for tests: their settings, how to start them, and their files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tf_simclr import tasks
 from tf_simclr.config import Config
 from tf_simclr.workdir import read_results
 
-# What every small run shares, in this process or in one of its own.
+# Settings of every small run, in this process or in a separate one.
 SHAPE = {
     "dataset": "digits",
     "image_size": 8,
@@ -40,7 +40,7 @@ def lines(workdir):
 
 
 def result(workdir):
-    """What the modes have left under results/."""
+    """The results that the modes have written to results/."""
     return read_results(str(workdir))
 
 
@@ -59,7 +59,7 @@ def digests(folder):
 
 
 def write_images(folder, count=12, size=24):
-    """Writes a new folder of JPEGs of noise."""
+    """Creates a folder with JPEGs of noise."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):

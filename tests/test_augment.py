@@ -1,4 +1,4 @@
-"""The image operations against tf.image on each image, and against loops written from the paper."""
+"""The image operations, compared with tf.image and with loops written from the paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP = 1 / 255
 
 
 def _test_images(height: int = 8, width: int = 9) -> np.ndarray:
-    """[8, H, W, 3] float32 in [0, 1] that tell operations apart: hues, grays, edges, flats."""
+    """[8, H, W, 3] float32 in [0, 1] that distinguish operations: hues, grays, edges, flats."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 1, width, dtype=np.float32)
     corners = np.array(list(itertools.product((0.0, 1.0), repeat=3)), np.float32)
@@ -139,7 +139,7 @@ def test_colour_jitter_in_all_orders(image):
 
 
 def test_colour_jitter_clips_after_each_operation():
-    """Doubling, then halving contrast: a middle clip changes what the mean is."""
+    """Brightens, then changes contrast: clipping in between changes the mean."""
     image = np.array([0.2, 0.9, 0.7, 0.4], np.float32).reshape(1, 2, 2, 1).repeat(3, axis=-1)
     order = oracle.ORDERS.index(("brightness", "contrast", "saturation", "hue"))
     got = augment.color_jitter(
@@ -321,7 +321,7 @@ def test_brightness_and_contrast_of_any_channels(channels):
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_colour_needs_three_channels_and_leaves_others_alone(channels):
-    """Hue, saturation and luma mean nothing but on RGB; brightness and contrast still do."""
+    """Hue, saturation and luma exist for RGB only; brightness and contrast for all channels."""
     images = np.random.default_rng(6).random((24, 6, 7, channels)).astype(np.float32)
     factors = _jitter_factors(24)
     got = augment.color_jitter(tf.constant(images), **factors, order=tf.range(24)).numpy()
@@ -338,7 +338,7 @@ def test_colour_needs_three_channels_and_leaves_others_alone(channels):
 
 
 def _finish(images, sigma, factors=None):
-    """Every device operation, one after another."""
+    """Applies all device operations, one after another."""
     count = 8
     factors = factors or {name: tf.constant(v) for name, v in _jitter_factors(count).items()}
     jittered = augment.color_jitter(images, **factors, order=tf.range(count) * 3)
@@ -349,7 +349,7 @@ def _finish(images, sigma, factors=None):
 @pytest.mark.parametrize("factors", [None, _jitter_factors(8)], ids=["constant", "drawn"])
 @pytest.mark.parametrize("kind", ["made", "random"])
 def test_device_operations_compile_to_the_same(kind, factors, jit_compile):
-    """XLA fuses and recomputes: no decision may hang on two roundings of one value being equal."""
+    """XLA fuses and recomputes, so no decision may depend on two roundings of the same value."""
     images = _test_images(32, 32)
     if kind == "random":
         images = np.random.default_rng(0).random(images.shape).astype(np.float32)
@@ -371,7 +371,7 @@ def test_single_operations_compile_to_the_same():
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "jit"])
 def test_hues_that_land_between_two_sectors(jit_compile):
-    """A fused multiply-add must not put a colour's sector and its place in it apart."""
+    """A fused multiply-add must not make a colour's sector and its position there inconsistent."""
     rng = np.random.default_rng(10)
     count, height, width = 12, 64, 64
     deltas = rng.uniform(-0.2, 0.2, count).astype(np.float32)

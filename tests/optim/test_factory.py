@@ -1,4 +1,4 @@
-"""Which variables decay, in every optimiser."""
+"""Which variables have weight decay, in every optimiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LAMB against steps worked by hand, the oracle, tensorflow-addons, and its own checkpoints."""
+"""LAMB: steps worked by hand, the oracle, tensorflow-addons, and checkpoints."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tf_simclr.errors import UserError
 from tf_simclr.optim.lamb import LAMB, lamb_update
 from tf_simclr.optim.schedules import WarmupCosine
 
-# beta_1 0.5, beta_2 0.75, epsilon 1, weight decay 0.25, learning rates 0.8, 0.75, 0.5. By hand, for
-# the kernel. The squares of the gradients never change, so that v_hat = (9, 1) and its root (3, 1).
+# Three steps of the kernel, worked by hand with the settings below and learning rates 0.8, 0.75 and
+# 0.5. The squares of the gradients never change, so v_hat = (9, 1) and its square root is (3, 1).
 # 1: m_hat = g = (-3, -1);       r = m_hat / (4, 2) = (-3/4, -1/2);
 #    update = r + (3, 4) / 4 = (0, 1/2);    trust = 5 / (1/2) = 10;   w = (3, 4 - 0.8 * 10 / 2)
 # 2: m_hat = (-9/4, 1/4) / (3/4) = (-3, 1/3);          r = (-3/4, 1/6);
@@ -32,9 +32,9 @@ HAND_WEIGHTS = ([[3.0, 0.0]], [[3.0, -2.25]], [[1.176601541, -1.813144119]])
 # A bias of (1, 2) with the same gradients: w - lr * r.
 HAND_BIAS = ([1.6, 2.4], [2.1625, 2.275], [2.108928571, 2.096428571])
 
-# Float32 against float64. A step moves a kernel by lr * |w| and a vector by about lr, with lr at
-# most 0.02 and a relative error of some 1e-7. The largest difference seen after a hundred steps is
-# 1.7e-6, from tensorflow-addons to the oracle 1.2e-6 (CPU, weights of about 1).
+# Float32 against float64. A step changes a kernel by lr * |w| and a vector by about lr, with lr at
+# most 0.02 and a relative error of about 1e-7. The largest difference seen after 100 steps is
+# 1.7e-6; between tensorflow-addons and the oracle it is 1.2e-6 (CPU, weights of about 1).
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -165,7 +165,7 @@ def test_zero_norms(zero, weight_decay):
     take_step(LAMB(0.1, weight_decay=weight_decay), [g], [variable])
     want = lamb_step(w, g, 0.0 * g, 0.0 * g, step=1, lr=0.1, weight_decay=weight_decay)[0]
     np.testing.assert_allclose(variable, want, rtol=1e-6)
-    if zero == "weights":  # Trust 1: a kernel of zeros moves as a bias does.
+    if zero == "weights":  # Trust 1: a kernel of zeros is updated as a bias is.
         np.testing.assert_allclose(variable, np.full((2, 3), -0.1), rtol=1e-5)
     if zero == "both":
         np.testing.assert_array_equal(variable, w)

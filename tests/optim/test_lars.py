@@ -1,4 +1,4 @@
-"""LARS against three steps worked by hand, the oracle over whole runs, and its own checkpoints."""
+"""LARS: three steps worked by hand, whole runs of the oracle, and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for each optimiser of ours: saving and restoring, its config, training with Keras."""
+"""Tests of each of our optimisers: saving and restoring, config, training with Keras."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_round_trips(own, settings):
     assert {name: config[name] for name in settings} == settings
     serialized = tf.keras.optimizers.serialize(optimizer)
     assert serialized["registered_name"] == f"tf_simclr>{own.__name__}"
-    # Keras changes the config that it is given.
+    # Keras modifies the config that it is given.
     for twin in (
         own.from_config(optimizer.get_config()),
         tf.keras.optimizers.deserialize(serialized),

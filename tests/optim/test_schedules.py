@@ -1,4 +1,4 @@
-"""Warmup, then cosine: every step against the closed form, in every step type."""
+"""Warmup, then cosine: every step against the closed form, for every type of `step`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""SimCLR's image operations on one [H, W, C] image, in loops and colorsys: oracles.
+"""SimCLR's image operations on one [H, W, C] image, with loops and colorsys: oracles.
 
-SimCLR, arXiv:2002.05709, appendix A. Images are float64; colours in [0, 1]. Nothing is clipped
-here except inside `color_jitter`, which clips to [0, 1] after each of its four operations.
+SimCLR, arXiv:2002.05709, appendix A. Images are float64; colours in [0, 1]. Only `color_jitter`
+clips: to [0, 1], after each of its four operations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Distance from the channel's own mean times `factor`."""
+    """Each value's distance from the mean of its channel times `factor`."""
     image = np.asarray(image, np.float64)
     out = np.empty_like(image)
     for channel in range(image.shape[-1]):
@@ -32,12 +32,12 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """HSV's S times `factor`, held to [0, 1]; H and V stay."""
+    """HSV's S times `factor`, clipped to [0, 1]; H and V unchanged."""
     return _each_hsv(image, lambda h, s, v: (h, min(max(s * factor, 0.0), 1.0), v))
 
 
 def hue(image: np.ndarray, delta: float) -> np.ndarray:
-    """HSV's H turned by `delta` turns; S and V stay."""
+    """HSV's H rotated by `delta` turns; S and V unchanged."""
     return _each_hsv(image, lambda h, s, v: ((h + delta) % 1.0, s, v))
 
 
@@ -61,7 +61,7 @@ def grayscale(image: np.ndarray) -> np.ndarray:
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Rows, then columns, with 2r + 1 taps, r = int((H // 10) / 2), zeros outside the image."""
+    """Blurs rows, then columns, with 2r + 1 taps, r = (H // 10) // 2, zeros outside the image."""
     image = np.array(image, np.float64)
     if sigma == 0.0:
         return image
@@ -92,7 +92,7 @@ def bicubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Keys' cubic with a = -0.5 on half-pixel centres, no antialiasing.
 
     Keys 1981, "Cubic convolution interpolation for digital image processing", eq. 4. Taps outside
-    the image weigh nothing and the rest are scaled to sum 1, as tf.image.resize does it.
+    the image weigh nothing and the rest are scaled to sum to 1, as tf.image.resize does.
     """
     image = np.asarray(image, np.float64)
     rows = np.stack([_sample(image, y, image.shape[0] / height) for y in range(height)])

@@ -1,10 +1,10 @@
-"""One LAMB update in float64 NumPy, written from the paper: the optimizer tests' oracle.
+"""One LAMB update in float64 NumPy, written from the paper: the oracle of the optimiser tests.
 
 You et al. 2019, arXiv:1904.00962, Algorithm 2, phi the identity; r_t, x_t and lambda are theirs:
   m_t = b1 m + (1 - b1) g,  v_t = b2 v + (1 - b2) g^2,  both divided by 1 - b^t to form
   r_t = m_hat / (sqrt(v_hat) + epsilon),
   x_{t+1} = x_t - lr * |x_t| / |r_t + lambda x_t| * (r_t + lambda x_t).
-Where either norm is 0 the ratio is 1, as in tensorflow-addons.
+If either norm is 0 the ratio is 1, as in tensorflow-addons.
 """
 
 from __future__ import annotations

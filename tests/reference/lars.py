@@ -1,4 +1,4 @@
-"""One LARS update in float64 NumPy, written from the equations: the optimizer tests' oracle.
+"""One LARS update in float64 NumPy, written from the equations: the oracle of the optimiser tests.
 
 You et al. 2017, arXiv:1708.03888, in the form the SimCLR reference uses it:
   g' = g + wd * w,  trust = eta * |w| / |g'| (1 where either norm is 0),

@@ -1,4 +1,4 @@
-"""NT-Xent as SimCLR's Algorithm 1 writes it, in float64 Python and NumPy: the loss tests' oracle.
+"""NT-Xent as in SimCLR's Algorithm 1, in float64 Python and NumPy: the oracle of the loss tests.
 
 Chen et al. 2020, arXiv:2002.05709, eq. 1 and Algorithm 1. Views are stacked, all first views and
 then all second: view i of the first half has its positive at i + N, and the other way round.
@@ -38,7 +38,7 @@ def nt_xent(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
 
 
 def nt_xent_dense(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
-    """The same number from whole [2N, 2N] matrices, for batches too big for the loop."""
+    """The same value from whole [2N, 2N] matrices, for batches too large for the loop."""
     logits = _logits(z_a, z_b, temperature)
     top = logits.max(axis=1)
     partition = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
@@ -70,8 +70,8 @@ def positive_rank(z_a: np.ndarray, z_b: np.ndarray) -> tuple[np.ndarray, np.ndar
     """How many of the 2N - 2 negatives beat the positive, for each of the 2N views.
 
     Returns:
-      (strict, with_ties), int [2N]: negatives more similar than the positive; negatives at least
-      as similar. Equal where no two similarities are equal.
+      (strict, with_ties), int [2N]: numbers of negatives that are more similar than the positive,
+      and at least as similar. They differ only if similarities are equal.
     """
     views = _normalized(z_a, z_b)
     count = len(views)

@@ -1,4 +1,4 @@
-"""Linear warmup, then cosine to zero, in plain Python: the schedule tests' oracle.
+"""Linear warmup, then cosine to zero, in plain Python: the oracle of the schedule tests.
 
 SimCLR, arXiv:2002.05709, section 2.2 and appendix B.6: linear warmup for the first epochs, then
 cosine decay without restarts (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).

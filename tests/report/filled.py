@@ -1,4 +1,4 @@
-"""A workdir with everything that the report shows."""
+"""A workdir with everything that the report can show."""
 
 from __future__ import annotations
 

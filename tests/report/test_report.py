@@ -1,4 +1,4 @@
-"""The report: whole, self-contained, escaped, and content with what is there."""
+"""The report: complete, self-contained, escaped, and written from whatever files exist."""
 
 from __future__ import annotations
 

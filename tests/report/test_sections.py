@@ -1,4 +1,4 @@
-"""The page is a list of sections: one more, one damaged, one of a mode that nobody foresaw."""
+"""The report's sections: an additional one, a damaged one, and one of an unknown mode."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_damaged_file_is_named_and_the_earlier_page_stays(name, tmp_path):
 
 
 class Wide(html.parser.HTMLParser):
-    """Collects tables and images that no scrolling box holds."""
+    """Collects tables and images that are not in a scrolling box."""
 
     def __init__(self):
         super().__init__()

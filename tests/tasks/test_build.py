@@ -1,4 +1,4 @@
-"""What settings make of the data."""
+"""How settings affect the data."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ def test_images_are_held_at_the_size_asked_for(tmp_path):
 def test_what_is_not_held_cannot_be_reduced(settings):
     with pytest.raises(UserError, match="--cache_side=4 .* --cache=off or --data_service"):
         Config(workdir="w", cache_side=4, **settings)
-    Config(workdir="w", mode="knn_eval", cache_side=4, **settings)  # Inherited, of no effect.
+    Config(workdir="w", mode="knn_eval", cache_side=4, **settings)  # Inherited, without effect.

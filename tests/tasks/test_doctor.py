@@ -1,4 +1,4 @@
-"""--mode=doctor: what it says, and that it leaves nothing behind."""
+"""--mode=doctor: what it prints, and that it writes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = {
 
 
 def report(capsys, **settings):
-    """{what: text} of what the doctor prints."""
+    """{title: text} of the lines that the doctor prints."""
     tasks.run(Config(**{**SMALL, **settings}), tf.distribute.OneDeviceStrategy("/cpu:0"))
     lines = capsys.readouterr().out.splitlines()
     return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
@@ -161,7 +161,7 @@ def test_finds_the_micro_batch_that_fits(capsys, monkeypatch):
 
 def test_the_largest_that_fits_or_none():
     config = Config(**{**SMALL, "train_batch_size": 12})
-    need = doctor.Need(1000, 0, 0, 2**28, 0, 0, 0)  # A quarter of a GiB for each image.
+    need = doctor.Need(1000, 0, 0, 2**28, 0, 0, 0)  # 0.25 GiB per image.
     free = int(need.bytes(12, 4) / 0.9) + 1
     assert doctor._memory(need, config, 12, free).endswith("--micro_batch_size=4 does")
     assert "choose a smaller --encoder" in doctor._memory(need, config, 12, need.bytes(12, 1))
@@ -185,7 +185,7 @@ def test_peak_of_a_chain_is_its_input_and_two_links():
     @tf.function
     def chain(x):
         for _ in range(5):
-            x = tf.matmul(x, x)  # 4 KiB each; a link may go when the next is done.
+            x = tf.matmul(x, x)  # 4 KiB each; a link can be freed once the next is computed.
         return x
 
     function = chain.get_concrete_function(tf.TensorSpec([32, 32]))
@@ -199,7 +199,7 @@ def test_peak_of_a_gradient_holds_every_link_and_that_of_a_loop_its_body():
             tape.watch(x)
             y = x
             for _ in range(6):
-                y = tf.sin(y)  # Whose gradient needs its input.
+                y = tf.sin(y)  # Its gradient needs its input.
         return tape.gradient(y, x)
 
     function = gradient.get_concrete_function(tf.TensorSpec([1024]))
@@ -212,5 +212,5 @@ def test_peak_of_a_gradient_holds_every_link_and_that_of_a_loop_its_body():
         )
 
     function = loop.get_concrete_function(tf.TensorSpec([1024]))
-    # The tile and its sine, which takes the tile's place or not.
+    # The tile and its sine, which may or may not reuse the tile's memory.
     assert 100 * 4096 <= memory.peak_bytes(function) <= 204 * 4096

@@ -1,4 +1,4 @@
-"""The evaluation modes: features are kept, evaluators are interchangeable, the strategy is used."""
+"""The evaluation modes: they keep features, run any evaluator, and use the strategy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = {"dataset": "digits", "image_size": 8, "train_split": "train[:90]", "eva
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    tf.keras.utils.set_random_seed(1)  # 0 is the random encoder of the modes.
+    tf.keras.utils.set_random_seed(1)  # 0 would give the modes' random encoder.
     path = tmp_path_factory.mktemp("encoder") / "encoder.keras"
     model = small_encoder()
     model.save(path)
@@ -63,7 +63,7 @@ def test_both_modes_share_features_that_are_computed_once(encoder, tmp_path, com
     assert sum(computed) == 2 * (90 + 500)  # The trained encoder and the random one.
     run(tmp_path, encoder, mode="linear_eval")
     assert run(tmp_path, encoder) == first and sum(computed) == 2 * (90 + 500)
-    run(tmp_path, encoder, train_split="train[:50]")  # Another split; the test split is there.
+    run(tmp_path, encoder, train_split="train[:50]")  # The test split is kept.
     assert sum(computed) == 2 * (90 + 500 + 50)
 
 
@@ -85,7 +85,7 @@ def test_the_modes_use_all_devices_of_this_host(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}}')
     for name in ("auto", "multi_worker"):
         strategy = distribute.make_strategy(name, this_host_only=True)
-        assert type(strategy) is tf.distribute.MirroredStrategy  # Of the virtual CPUs of tests.
+        assert type(strategy) is tf.distribute.MirroredStrategy  # On the tests' virtual CPUs.
         assert strategy.num_replicas_in_sync == 4
     strategy = distribute.make_strategy("one_device", this_host_only=True)
     assert strategy.num_replicas_in_sync == 1
@@ -93,7 +93,7 @@ def test_the_modes_use_all_devices_of_this_host(monkeypatch):
 
 @dataclasses.dataclass(frozen=True)
 class Spread(Evaluator):
-    """The toy: how far features lie from their mean."""
+    """A toy evaluator: the distance of features from their mean."""
 
     scale: float
     name = "spread"

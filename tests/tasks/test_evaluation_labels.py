@@ -1,4 +1,4 @@
-"""What the evaluation modes check and say of the labels before they compute features."""
+"""The evaluation modes check the labels before they compute features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tf_simclr.workdir import read_results
 
 @pytest.fixture
 def judge(monkeypatch, tmp_path):
-    """Runs a mode on made-up labels; features are random, and None forbids to compute them."""
+    """Runs a mode on given labels with random features; None: none may be computed."""
 
     def run(mode, train, test=(0, 1), features=4, **settings):
         names = [f"class {i}" for i in range(max(*train, *test) + 1)]

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is trained and what stays, stopping and resuming, what it leaves behind."""
+"""Fine-tuning: what it trains and what it leaves unchanged, stopping, resuming, and its files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STAGES = ("initial_max_pool", "block_group1", "block_group2", "block_group3")
 
 @pytest.fixture(scope="module")
 def whole(pretrained_run, tmp_path_factory):
-    """A run that nothing disturbs."""
+    """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     run(workdir, mode="finetune", init_from=str(pretrained_run), **STEPS)
     return workdir
@@ -114,7 +114,7 @@ def test_two_replicas_change_nothing(pretrained_run, tmp_path):
     before = load_encoder_from(str(pretrained_run)).get_weights()
     one, two = (load_encoder_from(str(tmp_path / name)).get_weights() for name in "12")
     for old, a, b in zip(before, one, two):
-        # Of one step's update; a ReLU that flips moves a gradient by about a per cent.
+        # Relative to one step's update: a ReLU that flips changes a gradient by about 1 %.
         np.testing.assert_allclose(a - old, b - old, atol=0.02 * np.abs(a - old).max() + 1e-6)
 
 
@@ -141,7 +141,7 @@ def test_it_has_defaults_of_its_own(whole, pretrained_run, tmp_path):
     config = parse(*start)
     chosen = (config.optimizer, config.train_batch_size, config.warmup_epochs, config.weight_decay)
     assert chosen == ("momentum", 64, 0.0, 0.0)
-    assert (config.dataset, config.image_size) == ("digits", 8)  # Of the encoder's run.
+    assert (config.dataset, config.image_size) == ("digits", 8)  # From the encoder's run.
     assert config.temperature == SMALL.get("temperature", 0.1)
     config = parse(*start, "--optimizer=adamw", "--train_steps=7")
     assert (config.optimizer, config.train_steps) == ("adamw", 7)
@@ -167,7 +167,7 @@ def test_what_has_no_effect_may_not_be_given(flag, whole, pretrained_run, tmp_pa
     with pytest.raises(UserError, match=f"does not use --{name}"):
         parse("--mode=finetune", f"--workdir={whole}", flag)
     parse("--mode=pretrain", f"--workdir={tmp_path / 'w'}", flag)
-    parse(f"--flagfile={whole / 'flags.resolved'}", f"--workdir={whole}")  # Its own settings.
+    parse(f"--flagfile={whole / 'flags.resolved'}", f"--workdir={whole}")  # The run's own settings.
 
 
 def test_the_data_service_of_pretraining_is_not_inherited(pretrained_run, tmp_path):

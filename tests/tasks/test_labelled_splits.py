@@ -1,4 +1,4 @@
-"""What the evaluation modes check of their two splits, before anything is computed."""
+"""The evaluation modes check their two splits before they compute anything."""
 
 from __future__ import annotations
 

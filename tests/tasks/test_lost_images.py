@@ -1,4 +1,4 @@
-"""Images that go or are damaged during a run: following the message ends the run well."""
+"""Images are lost or damaged during a run: following the message completes the run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def photos(tmp_path):
 
 
 def broken_run(workdir, photos, monkeypatch, harm):
-    """Runs until the harm done at step 7 stops it; returns the message."""
+    """Runs until the damage done at step 7 stops it; returns the message."""
     with monkeypatch.context() as patch:
         log = Workdir.log_metrics
 
@@ -102,7 +102,7 @@ def test_the_whole_folder(tmp_path, photos, monkeypatch):
 
     def harm():
         photos.rename(away)
-        photos.mkdir()  # What is left where a disk was mounted.
+        photos.mkdir()  # As an unmounted disk leaves it.
 
     said = broken_run(tmp_path / "w", photos, monkeypatch, harm)
     assert f"no image of the folder {str(photos)!r} can be found any more" in said

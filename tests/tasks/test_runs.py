@@ -1,4 +1,4 @@
-"""Whole runs, small: every mode, resuming, and what a mistake leaves behind."""
+"""Small but complete runs: every mode, resuming, and the files after a mistake."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def pretrained(pretrained_run, tmp_path):
-    """A copy of the shared run, which a test may change."""
+    """A copy of the shared run, which the test may change."""
     return shutil.copytree(pretrained_run, tmp_path / "pretrained")
 
 
@@ -40,7 +40,7 @@ def test_pretraining_leaves_what_it_promises(pretrained):
     assert last["chance_level"] == pytest.approx(np.log(63))
     warmup = round(0.05 * 1297 / 32)
     schedule = WarmupCosine(0.3 * 32 / 256, warmup, 8)
-    assert last["learning_rate"] == pytest.approx(float(schedule(7)))  # Of the last step taken.
+    assert last["learning_rate"] == pytest.approx(float(schedule(7)))  # The rate of the last step.
     assert {"contrastive_top1", "embedding_std", "data_wait", "images_per_second"} <= set(last)
     assert result(pretrained)["pretrain"]["step"] == 8
     assert (pretrained / "views.png").read_bytes()[:4] == b"\x89PNG"
@@ -75,7 +75,7 @@ def test_knn_eval(pretrained, capsys):
     run(pretrained, mode="knn_eval", knn_k=5)
     top1 = result(pretrained)["knn_eval"]["top1"]
     assert set(top1) == {"trained encoder", "random encoder", "raw pixels"}
-    assert top1["raw pixels"] > 0.9  # Of ten classes; the encoders have hardly been trained.
+    assert top1["raw pixels"] > 0.9  # Ten classes; the encoders are hardly trained.
     assert "raw pixels" in capsys.readouterr().out
 
 
@@ -165,7 +165,7 @@ def test_micro_batches_learn_with_a_probe_and_resume(tmp_path):
     settings = {"micro_batch_size": 8, "rematerialize": True, "lineareval_while_pretraining": True}
     run(tmp_path / "w", **settings, train_steps=6, checkpoint_steps=2)
     metrics = lines(tmp_path / "w")
-    # As if stopped after step 4: a later checkpoint and all that followed are gone.
+    # As if stopped after step 4: the later checkpoint and all later files are deleted.
     for path in (tmp_path / "w" / "checkpoints").glob("ckpt-6.*"):
         path.unlink()
     run(tmp_path / "w", **settings, train_steps=6, checkpoint_steps=2)
