@@ -41,6 +41,7 @@ def place(tmp_path_factory):
 
 
 FOLDER = ["--dataset=folder", "--image_size=16", "--train_batch_size=4", "--channels=3"]
+FINETUNES = ["--use_blur", "--num_proj_layers=3", "--proj_out_dim=128"]  # It does not use them.
 FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
 
 
@@ -67,7 +68,8 @@ FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
         (["--workdir=wide", "--train_steps=1", "--warmup_epochs=0"], "does not fit; nothing was"),
         (["--init_from=wide", *FINISHED], "the encoder of --init_from=wide does not fit"),
         (["--init_from=missing", *FINISHED], "no encoder at 'missing'"),
-        (["--mode=finetune"], "--mode=finetune needs --init_from"),
+        (["--mode=finetune"], "--mode=finetune does not use --use_blur; received False"),
+        (["--mode=finetune", *FINETUNES], "--mode=finetune needs --init_from"),
         (["--mode=knn_eval", "--workdir=empty"], "no encoder at 'empty'"),
         (["--workdir="], "--mode=pretrain needs --workdir, the folder"),
         (["--workdir=~nobody_here/x"], "~nobody_here names no home folder"),
