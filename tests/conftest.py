@@ -11,6 +11,8 @@ import tensorflow as tf
 from absl import logging
 
 from tests import small_runs
+from tf_simclr.tasks import build
+from tf_simclr.training import Session
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -29,6 +31,18 @@ def _verbosity():
     before = logging.get_verbosity()
     yield
     logging.set_verbosity(before)
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+    """Small runs of a test train a tiny encoder."""
+    monkeypatch.setattr(build, "encoder_of", small_runs.tiny_encoder)
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    """Training runs of a test neither export their encoder nor write a report: takes seconds."""
+    monkeypatch.setattr(Session, "hand_over", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from tests.small_runs import SMALL, contents, run, write_images
+from tests.small_runs import SMALL, contents, run, tiny_encoder, write_images
 from tf_simclr import flag_defs, main
+from tf_simclr.tasks import build
 
 
 def binary(*arguments):
@@ -24,8 +25,15 @@ def binary(*arguments):
         return end.code
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "encoder_of", tiny_encoder)
+        yield
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(_tiny, tmp_path_factory):
     """A folder with a finished run, a labelled and an unlabelled folder of images, and bad ones."""
     place = tmp_path_factory.mktemp("bad")
     run(place / "run", train_steps=2, warmup_epochs=0.0)

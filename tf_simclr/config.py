@@ -139,7 +139,7 @@ class Config:
     flip_probability: float = _views(0.5, "How often a view is mirrored.", low=0, high=1)
     crop_area_min: float = _views(0.08, "Least share of the image in a crop.", low=1e-3, high=1)
 
-    encoder: str = _model("resnet50", "resnet18 ... resnet200, or the name of a keras-cv backbone.")
+    encoder: str = _model("resnet50", "resnet10 ... resnet200, or the name of a keras-cv backbone.")
     width_multiplier: float = _model(1.0, "Width of the ResNet.", low=1 / 64, high=64)
     sk_ratio: float = _model(0.0, "Selective kernels; 0.0625 as SimCLRv2; 0: none.", low=0)
     se_ratio: float = _model(0.0, "Squeeze and excitation; 0: none.", low=0)

@@ -26,7 +26,7 @@ STEPS = 3
 SMALL = {
     "dataset": "digits",
     "image_size": 8,
-    "encoder": "resnet18",
+    "encoder": "resnet10",
     "use_blur": False,
     "color_jitter_strength": 0.0,
     "num_proj_layers": 2,

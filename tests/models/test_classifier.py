@@ -12,7 +12,7 @@ from tf_simclr.models.encoders import build_encoder
 
 
 def small_encoder():
-    return build_encoder("resnet18", image_size=16, width_multiplier=0.125)
+    return build_encoder("resnet10", image_size=16, width_multiplier=0.125)
 
 
 @pytest.mark.parametrize("after", [-1, 0, 1, 3, 4])

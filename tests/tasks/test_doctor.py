@@ -20,7 +20,7 @@ from tf_simclr.training import memory
 SMALL = {
     "mode": "doctor",
     "image_size": 8,
-    "encoder": "resnet18",
+    "encoder": "resnet10",
     "width_multiplier": 0.125,
     "num_proj_layers": 2,
     "proj_out_dim": 16,

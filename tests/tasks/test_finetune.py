@@ -61,7 +61,7 @@ def test_the_accuracy_told_is_that_of_the_classifier_written(whole):
 
 
 @pytest.mark.parametrize("after", [-1, 0, 1, 2, 3, 4])
-def test_what_is_frozen_stays_and_the_rest_learns(after, pretrained_run, tmp_path):
+def test_what_is_frozen_stays_and_the_rest_learns(after, pretrained_run, tmp_path, no_export):
     settings = {**STEPS, "train_steps": 2}
     start = {"mode": "finetune", "init_from": str(pretrained_run), "fine_tune_after_block": after}
     run(tmp_path / "w", **start, **settings)
@@ -76,7 +76,7 @@ def test_what_is_frozen_stays_and_the_rest_learns(after, pretrained_run, tmp_pat
 
 
 def test_stopped_and_resumed_without_the_encoder_it_started_from(
-    whole, pretrained_run, tmp_path, monkeypatch
+    whole, pretrained_run, tmp_path, monkeypatch, no_export
 ):
     class Stop(Exception):
         pass
@@ -101,7 +101,7 @@ def test_stopped_and_resumed_without_the_encoder_it_started_from(
         np.testing.assert_array_equal(a, b)
 
 
-def test_two_replicas_change_nothing(pretrained_run, tmp_path):
+def test_two_replicas_change_nothing(pretrained_run, tmp_path, no_export):
     settings = {**SMALL, **STEPS, "train_steps": 1, "log_steps": 1, "warmup_epochs": 0.0}
     for replicas in (1, 2):
         config = Config(

@@ -14,6 +14,8 @@ from tf_simclr.data.sources import in_memory, open_source
 from tf_simclr.errors import UserError
 from tf_simclr.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("tiny_encoder", "no_export")
+
 COUNT = 40
 SETTINGS = {
     "dataset": "folder",

@@ -46,6 +46,7 @@ def test_pretraining_leaves_what_it_promises(pretrained):
     assert (pretrained / "views.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.usefixtures("tiny_encoder")
 def test_a_run_may_have_a_loss_without_ranks_and_levels(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "loss_of", lambda config: Pull())
     run(tmp_path / "w", train_steps=4)
@@ -99,7 +100,7 @@ def test_export(pretrained, tmp_path):
     np.testing.assert_allclose(loaded(images, training=False), expected, atol=1e-5)
 
 
-def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained):
+def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained, no_export):
     class Stop(Exception):
         pass
 
@@ -121,6 +122,7 @@ def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("tiny_encoder")
 @pytest.mark.parametrize("name", ["lr=[1e-3,2] \\ *? %s #1 ~ e\u0301 \u00e9 日本"])
 def test_a_folder_of_any_name_is_trained_in_resumed_and_judged(name, tmp_path, caplog):
     logging.set_verbosity(logging.INFO)
@@ -156,11 +158,12 @@ def test_an_exported_encoder_brings_its_settings(pretrained):
     command = ["--mode=knn_eval", f"--init_from={pretrained}/encoder", "--workdir=judged"]
     flag_defs.parse(["tf_simclr", *command], values)
     config = flag_defs.config_from_flags(values)
-    assert (config.dataset, config.image_size, config.encoder) == ("digits", 8, "resnet18")
+    assert (config.dataset, config.image_size, config.encoder) == ("digits", 8, "resnet10")
     manifest = json.loads((pretrained / "checkpoints/manifest.json").read_text())
     assert manifest["flags"]["image_size"] == 8
 
 
+@pytest.mark.usefixtures("no_export")
 def test_micro_batches_learn_with_a_probe_and_resume(tmp_path):
     settings = {"micro_batch_size": 8, "rematerialize": True, "lineareval_while_pretraining": True}
     run(tmp_path / "w", **settings, train_steps=6, checkpoint_steps=2)
@@ -173,6 +176,7 @@ def test_micro_batches_learn_with_a_probe_and_resume(tmp_path):
     assert "probe_top1" in metrics[-1]
 
 
+@pytest.mark.usefixtures("tiny_encoder", "no_export")
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"NaN or infinite at step [2-9];.*is kept"):
         run(
@@ -189,6 +193,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     assert all(np.isfinite(w).all() for w in encoder.get_weights())
 
 
+@pytest.mark.usefixtures("tiny_encoder", "no_export")
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lamb"])
 def test_every_optimizer_runs_and_resumes(optimizer, tmp_path):
     settings = {"optimizer": optimizer, "learning_rate": 1e-3, "learning_rate_scaling": "none"}
@@ -197,6 +202,7 @@ def test_every_optimizer_runs_and_resumes(optimizer, tmp_path):
     assert result(tmp_path / "w")["pretrain"]["step"] == 2
 
 
+@pytest.mark.usefixtures("tiny_encoder", "no_export")
 def test_online_probe_and_steps_per_execution(tmp_path):
     run(tmp_path / "w", lineareval_while_pretraining=True, steps_per_execution=3, log_steps=4)
     assert [line["step"] for line in lines(tmp_path / "w")] == [4, 8]
@@ -223,6 +229,7 @@ def test_mistakes_are_told_before_anything_is_written(settings, message, tmp_pat
 FOLDER = {"dataset": "folder", "image_size": 16, "train_batch_size": 4, "train_steps": 2}
 
 
+@pytest.mark.usefixtures("tiny_encoder", "no_export")
 def test_a_folder_without_labels_pretrains_but_is_not_judged(tmp_path):
     write_images(tmp_path / "photos")
     settings = {**FOLDER, "data_dir": str(tmp_path / "photos"), "use_blur": True}
@@ -231,6 +238,7 @@ def test_a_folder_without_labels_pretrains_but_is_not_judged(tmp_path):
         run(tmp_path / "w", mode="knn_eval", eval_split="train", **settings)
 
 
+@pytest.mark.usefixtures("tiny_encoder", "no_export")
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     write_images(tmp_path / "photos")
     settings = {**FOLDER, "data_dir": str(tmp_path / "photos"), "checkpoint_steps": 1}
@@ -242,6 +250,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     assert contents(tmp_path / "w" / "checkpoints") == before
 
 
+@pytest.mark.usefixtures("tiny_encoder", "no_export")
 def test_a_file_that_is_no_image_is_named_or_skipped(tmp_path):
     write_images(tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"this is no image, whatever its name says")
@@ -252,6 +261,7 @@ def test_a_file_that_is_no_image_is_named_or_skipped(tmp_path):
     assert result(tmp_path / "v")["pretrain"]["step"] == 6
 
 
+@pytest.mark.usefixtures("tiny_encoder", "no_export")
 def test_a_checkpoint_of_another_architecture_lists_what_differs(pretrained, tmp_path):
     run(tmp_path / "w", train_steps=1, warmup_epochs=0)
     flags = tmp_path / "w" / "flags.resolved"

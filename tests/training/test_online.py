@@ -18,7 +18,7 @@ from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.report import write_report
 from tf_simclr.tasks import build
-from tf_simclr.training import Session, loop, online, plan
+from tf_simclr.training import loop, online, plan
 from tf_simclr.workdir import Workdir, read_results
 
 SPLITS = {"train_split": "train[:320]", "eval_split": "test[:60]"}
@@ -38,9 +38,8 @@ def small(config, channels, dropout=0.0):
 
 
 @pytest.fixture(autouse=True)
-def small_encoder(monkeypatch):
+def small_encoder(monkeypatch, no_export):
     monkeypatch.setattr(build, "encoder_of", small)
-    monkeypatch.setattr(Session, "hand_over", lambda *args, **kwargs: None)  # Takes seconds.
 
 
 def run(workdir, strategy=None, **settings):

@@ -44,7 +44,7 @@ _EFFICIENTNETS_V2 = {
 _RESNETS_V2 = {
     f"resnet{depth}v2": ("block" if bottleneck else "basic_block", blocks)
     for depth, (bottleneck, blocks) in BLOCKS.items()
-    if depth != 200
+    if 10 < depth < 200
 }
 # Huang et al. 2017, arXiv:1608.06993, table 1.
 _DENSENETS = {

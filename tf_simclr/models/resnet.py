@@ -2,10 +2,10 @@
 
 A functional Keras model of plain layers, so that its `.keras` file loads without tf_simclr. It
 differs from torchvision's and Keras' ResNets as google-research/simclr (tf2/resnet.py) does:
-the first block of every group has a projection shortcut, also in group 1 of ResNet-18 and 34; the
+the first block of every group has a projection shortcut, in ResNets without bottlenecks too; the
 stride is in the 3x3 convolution; the last gamma of every block starts at 0; padding is symmetric.
 He et al. 2015, arXiv:1512.03385; selective kernels: arXiv:1903.06586; ResNet-D: arXiv:1812.01187;
-squeeze and excitation: arXiv:1709.01507.
+squeeze and excitation: arXiv:1709.01507; ResNet-10: arXiv:1904.04232.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tf_simclr.errors import UserError, unknown_name
 layers = tf.keras.layers
 
 BLOCKS = {
+    10: (False, (1, 1, 1, 1)),
     18: (False, (2, 2, 2, 2)),
     34: (False, (3, 4, 6, 3)),
     50: (True, (3, 4, 6, 3)),
@@ -47,7 +48,7 @@ def resnet(
     """Builds a ResNet without a classifier.
 
     Args:
-      depth: 18, 34, 50, 101, 152 or 200.
+      depth: 10, 18, 34, 50, 101, 152 or 200.
       image_size: decides the stem only; the model takes images of any size.
       channels: of the images.
       width_multiplier: multiplies all widths; may be a fraction.
@@ -58,9 +59,9 @@ def resnet(
       name: of the model.
 
     Returns:
-      A model from float32 [N, H, W, C] in [0, 1] to float32 [N, D], D = 512 (18, 34) or 2048 times
-      the width. Layers initial_conv, initial_max_pool, block_group1 to 4 and final_avg_pool mark
-      its endpoints.
+      A model from float32 [N, H, W, C] in [0, 1] to float32 [N, D], D = 512 (10, 18, 34) or 2048
+      times the width. Layers initial_conv, initial_max_pool, block_group1 to 4 and final_avg_pool
+      mark its endpoints.
 
     Raises:
       UserError: unknown depth, or a value out of range.
