@@ -121,7 +121,7 @@ def test_finetuning_takes_data_and_model_of_its_start_and_then_its_own(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["knn_eval", "linear_eval", "export"])
-def test_judging_takes_all_but_the_orders_to_the_run(mode, tmp_path):
+def test_evaluating_inherits_all_but_the_run_settings(mode, tmp_path):
     workdir = resolved(tmp_path / "w")
     config = parse(f"--mode={mode}", f"--workdir={workdir}", "--image_size=48")
     assert (config.image_size, config.knn_k, config.eval_split) == (48, 200, "validation")
@@ -170,7 +170,7 @@ def export(folder, **more):
 def test_an_encoder_brings_its_settings(mode, make, of, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(tmp_path)
-    config = parse(f"--mode={mode}", f"--init_from={of}", "--workdir=judged")
+    config = parse(f"--mode={mode}", f"--init_from={of}", "--workdir=evaluated")
     assert (config.dataset, config.image_size, config.encoder) == ("cifar10", 32, "resnet18")
     assert config.eval_split == "validation"
 
@@ -183,7 +183,7 @@ def test_an_old_card_is_completed_by_the_run_around_it(of, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     resolved(tmp_path / "w")
     export(tmp_path / "w/encoder", **OLD)
-    config = parse("--mode=knn_eval", f"--init_from={of}", "--workdir=judged")
+    config = parse("--mode=knn_eval", f"--init_from={of}", "--workdir=evaluated")
     assert (config.dataset, config.image_size, config.knn_k) == ("cifar10", 32, 200)
 
 
@@ -212,7 +212,7 @@ def test_an_old_card_is_completed_by_the_run_around_it(of, tmp_path, monkeypatch
 def test_what_nothing_says_is_asked_for(mode, make, of, asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(tmp_path)
-    command = [f"--mode={mode}", f"--init_from={of}", "--workdir=judged"]
+    command = [f"--mode={mode}", f"--init_from={of}", "--workdir=evaluated"]
     with pytest.raises(UserError, match=asked) as error:
         parse(*command)
     assert of in str(error.value)
@@ -237,11 +237,11 @@ def test_the_folder_of_images_comes_from_the_run_around_an_export(tmp_path, monk
     own = dataclasses.replace(RUN, dataset="folder", data_dir=str(tmp_path))
     resolved(tmp_path / "w", own)
     export(tmp_path / "w/encoder", **build.card_of(own, "", ""))
-    config = parse("--mode=knn_eval", "--init_from=w/encoder", "--workdir=judged")
+    config = parse("--mode=knn_eval", "--init_from=w/encoder", "--workdir=evaluated")
     assert config.data_dir == str(tmp_path)
     (tmp_path / "w/flags.resolved").unlink()
     with pytest.raises(UserError, match="--dataset=folder needs --data_dir"):
-        parse("--mode=knn_eval", "--init_from=w/encoder", "--workdir=judged")
+        parse("--mode=knn_eval", "--init_from=w/encoder", "--workdir=evaluated")
 
 
 @pytest.mark.parametrize(

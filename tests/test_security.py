@@ -193,7 +193,7 @@ def test_a_keras_file_is_a_zip_without_pickles(tmp_path):
         load_encoder_from(tmp_path / "npz.keras")
 
 
-def test_plain_models_are_harmless():
+def test_plain_models_are_safe():
     inputs = tf.keras.Input([8, 8, 3])
     x = tf.keras.layers.Conv2D(2, 3, activation="swish", kernel_regularizer="l2")(inputs * 2.0)
     x = tf.keras.layers.Activation(tf.nn.silu)(tf.nn.relu(x)[:, 1:])
@@ -219,7 +219,7 @@ def test_plain_models_are_harmless():
     ],
     ids=str,
 )
-def test_only_layers_are_harmless(named):
+def test_only_layers_are_safe(named):
     layer = {"module": "keras.layers", "class_name": "Activation", "config": {"activation": named}}
     with pytest.raises(UserError, match="could run any code"):
         check_config([{"layers": (layer,)}])

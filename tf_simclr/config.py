@@ -154,8 +154,8 @@ class Config:
     train_batch_size: int = _train(512, "Global batch, in images.", low=2)
     micro_batch_size: int = _train(
         0,
-        "Images that a replica has in work at a time, for batches larger than memory: the gradient "
-        "stays that of the whole batch, but batch normalisation sees so many images only; 0: all.",
+        "Images that a replica processes at a time, for batches larger than memory. The gradient "
+        "stays that of the whole batch, but batch normalisation sees only these images; 0: all.",
         low=0,
     )
     rematerialize: bool = _train(
@@ -190,7 +190,7 @@ class Config:
         alters_run=False,
     )
     lineareval_while_pretraining: bool = _train(
-        False, "Train a linear probe beside (labels needed; teaches the encoder nothing)."
+        False, "Also train a linear probe (needs labels; its gradient does not reach the encoder)."
     )
     fine_tune_after_block: int = _train(
         -1,

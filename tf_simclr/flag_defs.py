@@ -71,7 +71,7 @@ def _parsed(argv, flag_values):
         ValueError,
         RecursionError,
         OSError,
-    ) as error:  # A flagfile that is no text, or endless.
+    ) as error:  # A flagfile that is not text, or endless.
         raise flags.Error(f"the flags cannot be read: {error}") from error
     for name, field in FIELDS.items():
         if field.metadata["path"]:

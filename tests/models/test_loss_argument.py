@@ -96,7 +96,7 @@ def test_a_model_saved_when_it_had_only_a_temperature_trains_on():
     np.testing.assert_allclose(logs["loss"], 3.548935, rtol=1e-4)  # From the version that saved it.
 
 
-def test_the_configs_of_losses_are_harmless():
+def test_the_configs_of_losses_are_safe():
     for loss in (losses.NTXent(0.3), Pull(0.3)):
         config = tf.keras.saving.serialize_keras_object(loss)
         check_config(config)

@@ -68,7 +68,7 @@ def test_of_the_default_counts_only_those_that_every_class_has(sizes, left, judg
         ((30, 2, 30), "5", "--labels_per_class=5 .* class 'class 1' has only 2 .*at most 2"),
         ((30,), "1,5,10,all", "--train_split=train is not enough.*at least two classes"),
         ((30,), "all", "--train_split=train is not enough.*at least two classes"),
-        ((1, 1), "all", "--train_split=train is not enough.*beside the validation part"),
+        ((1, 1), "all", "--train_split=train is not enough.*outside the validation part"),
     ],
 )
 def test_what_cannot_be_met_is_refused_before_the_features(sizes, asked, message, judge):

@@ -124,7 +124,7 @@ def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path, pretrained, no_exp
 
 @pytest.mark.usefixtures("tiny_encoder")
 @pytest.mark.parametrize("name", ["lr=[1e-3,2] \\ *? %s #1 ~ e\u0301 \u00e9 日本"])
-def test_a_folder_of_any_name_is_trained_in_resumed_and_judged(name, tmp_path, caplog):
+def test_a_folder_of_any_name_is_trained_in_resumed_and_evaluated(name, tmp_path, caplog):
     logging.set_verbosity(logging.INFO)
     settings = {"train_steps": 2, "checkpoint_steps": 1, "warmup_epochs": 0.0}
     run(tmp_path / name, **settings)
@@ -155,7 +155,7 @@ def test_pretraining_again_needs_the_workdir_only(pretrained):
 def test_an_exported_encoder_brings_its_settings(pretrained):
     values = flags.FlagValues()
     flag_defs.define_flags(values)
-    command = ["--mode=knn_eval", f"--init_from={pretrained}/encoder", "--workdir=judged"]
+    command = ["--mode=knn_eval", f"--init_from={pretrained}/encoder", "--workdir=evaluated"]
     flag_defs.parse(["tf_simclr", *command], values)
     config = flag_defs.config_from_flags(values)
     assert (config.dataset, config.image_size, config.encoder) == ("digits", 8, "resnet10")
@@ -230,7 +230,7 @@ FOLDER = {"dataset": "folder", "image_size": 16, "train_batch_size": 4, "train_s
 
 
 @pytest.mark.usefixtures("tiny_encoder", "no_export")
-def test_a_folder_without_labels_pretrains_but_is_not_judged(tmp_path):
+def test_a_folder_without_labels_pretrains_but_is_not_evaluated(tmp_path):
     write_images(tmp_path / "photos")
     settings = {**FOLDER, "data_dir": str(tmp_path / "photos"), "use_blur": True}
     run(tmp_path / "w", **settings)

@@ -28,7 +28,7 @@ def test_a_second_run_is_told_of_the_first(tmp_path):
         pass
 
 
-def test_judging_needs_no_lock(tmp_path):
+def test_evaluating_needs_no_lock(tmp_path):
     run(tmp_path / "w", train_steps=1, warmup_epochs=0)
     with locked(str(tmp_path / "w")):
         run(tmp_path / "w", mode="knn_eval", knn_k=5, baselines=False)

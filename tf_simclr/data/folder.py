@@ -33,8 +33,8 @@ class ImageFolder:
 
     A folder with `train` and `test` (or `valid`, `dev`, ... : see `split_folders`) in it has these
     as its splits; any other is one set, the split "train". The first level of sub-folders are the
-    classes, if there are two or more and no image lies beside them. Folders whose names differ only
-    in their Unicode form are one class. Hidden files and folders, folders that systems make
+    classes, if there are two or more and no image lies next to them. Folders whose names differ
+    only in their Unicode form are one class. Hidden files and folders, folders that systems make
     (`listing.SYSTEM_FOLDERS`) and symbolic links that lead out of the folder are passed over.
 
     Attributes:

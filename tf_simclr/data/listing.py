@@ -217,7 +217,7 @@ def _split(joined):
 
 def list_tree(scan: Scan, root: bytes) -> list[Listing]:
     """The listings of a folder and all folders below it, in the order of their names."""
-    done, told = [], time.monotonic()
+    done, last_report = [], time.monotonic()
     waiting: list[tuple[bytes, frozenset]] = [(b"", frozenset())]
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         while waiting:
@@ -226,8 +226,8 @@ def list_tree(scan: Scan, root: bytes) -> list[Listing]:
             for listing, folders, above in results:
                 done.append(listing)
                 waiting += [(name, above) for name in folders]
-                if time.monotonic() - told > 10:
-                    told = time.monotonic()
+                if time.monotonic() - last_report > 10:
+                    last_report = time.monotonic()
                     count = sum(len(listing.sizes) for listing in done)
                     logging.info("Listing %s: %d images so far ...", os.fsdecode(root), count)
     return sorted(done, key=lambda listing: listing.folder.split(b"/"))

@@ -166,7 +166,7 @@ def _validation_split(train_y, fraction: float, seed: int) -> tuple[np.ndarray, 
     held_out, fitting = order[:held], order[held:]
     if len(np.unique(train_y[fitting])) < 2:
         raise UserError(
-            "train_y must hold at least two classes beside the validation part; received "
+            "train_y must hold at least two classes outside the validation part; received "
             f"{len(train_y)} labels of {len(np.unique(train_y))} class(es)."
         )
     return held_out, fitting

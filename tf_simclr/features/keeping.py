@@ -218,20 +218,20 @@ def _compute_part(computer, source, folder, facts, number, image_size, size) -> 
     buffer = io.BytesIO()
     np.save(buffer, h)
     contents = buffer.getvalue()
-    npy, beside = _paths(folder, number)
+    npy, facts_file = _paths(folder, number)
     storage.write_whole(npy, contents)
     about = {
         "crc32": zlib.crc32(contents),
         "names": [source.describe(int(row)) for row in rows],
         "labels": None if source.labels is None else source.labels[rows].tolist(),
     }
-    storage.write_whole(beside, json.dumps(about))
+    storage.write_whole(facts_file, json.dumps(about))
 
 
 def _is_intact(folder: str, facts: dict[str, Any], number: int) -> bool:
     """Whether a part can be used; logs if it exists but is damaged."""
-    npy, beside = _paths(folder, number)
-    if not gfile.exists(beside):  # Not computed yet, or interrupted before it was complete.
+    npy, facts_file = _paths(folder, number)
+    if not gfile.exists(facts_file):  # Not computed yet, or interrupted before it was complete.
         return False
     try:
         _check_part(folder, facts, number)
@@ -243,26 +243,26 @@ def _is_intact(folder: str, facts: dict[str, Any], number: int) -> bool:
 
 def _check_part(folder: str, facts: dict[str, Any], number: int) -> None:
     """Raises _Unusable if a part is missing, or is not as it was written."""
-    npy, beside = _paths(folder, number)
-    about = _read_json(beside)
+    npy, facts_file = _paths(folder, number)
+    about = _read_json(facts_file)
     contents = None if about is None else storage.read_bytes(npy)
     if contents is None:
-        raise _Unusable(f"{npy} or {beside} is missing or damaged")
+        raise _Unusable(f"{npy} or {facts_file} is missing or damaged")
     rows = min(facts["rows_per_part"], facts["N"] - number * facts["rows_per_part"])
     labels, names = about.get("labels"), about.get("names")
     labelled = isinstance(labels, list) and len(labels) == rows
     if not (labelled or labels is None) or not isinstance(names, list) or len(names) != rows:
-        raise _Unusable(f"{beside} is damaged")
+        raise _Unusable(f"{facts_file} is damaged")
     if zlib.crc32(contents) != about.get("crc32"):
-        raise _Unusable(f"{npy} is damaged: its checksum is not that of {beside}")
+        raise _Unusable(f"{npy} is damaged: its checksum is not that of {facts_file}")
     h = np.load(io.BytesIO(contents), allow_pickle=False)
     if h.shape != (rows, facts["D"]) or h.dtype != np.float32:
         raise _Unusable(f"{npy} is {h.dtype} {h.shape}, not float32 {(rows, facts['D'])}")
 
 
 def _read_part(folder: str, facts: dict[str, Any], number: int) -> Part:
-    npy, beside = _paths(folder, number)
-    about = json.loads(storage.read_text(beside))
+    npy, facts_file = _paths(folder, number)
+    about = json.loads(storage.read_text(facts_file))
     if "://" in npy:
         h = np.load(io.BytesIO(storage.read_bytes(npy)), allow_pickle=False)
     else:

@@ -53,12 +53,12 @@ def counting_skips(
 
     def count(*arguments):
         before, scale = read(moving), tf.identity(optimizer.loss_scale)
-        told = step(*arguments)
+        logs = step(*arguments)
         keep_finite(moving, before)
         # Keras counts good steps. It restarts from 0 after a bad one or when it raises the scale.
         bad = (optimizer.dynamic_counter == 0) & (optimizer.loss_scale <= scale)
         skipped.update_state(replica_share(tf.cast(bad, tf.float32)))
-        return told
+        return logs
 
     return count
 

@@ -56,7 +56,7 @@ class Guard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trouble:
+class Diagnosis:
     """What is wrong, since which step, and what to try."""
 
     what: str
@@ -64,7 +64,7 @@ class Trouble:
     advice: str
 
 
-def diagnose(lines: list[dict], chance: float, largest_rank: int = 0) -> Trouble | None:
+def diagnose(lines: list[dict], chance: float, largest_rank: int = 0) -> Diagnosis | None:
     """Judges a run by its metrics.
 
     Args:
@@ -85,17 +85,17 @@ def diagnose(lines: list[dict], chance: float, largest_rank: int = 0) -> Trouble
     )
     if all(line.get("embedding_std", 1.0) < _COLLAPSED_STD for line in last):
         what = f"embedding_std is {last[-1]['embedding_std']:.2g} (1: spread, 0: one point)"
-        return Trouble(f"the embeddings have collapsed to a point: {what}", since, collapsed)
+        return Diagnosis(f"the embeddings have collapsed to a point: {what}", since, collapsed)
     ranks = [line.get("effective_rank", _RANK_TO_EXPECT) for line in last]
     if largest_rank >= _RANK_TO_EXPECT and max(ranks) < _COLLAPSED_RANK:
         what = f"effective_rank is {ranks[-1]:.3g} of at most {largest_rank}"
-        return Trouble(f"the embeddings have collapsed to a line: {what}", since, collapsed)
+        return Diagnosis(f"the embeddings have collapsed to a line: {what}", since, collapsed)
     best = min(line["loss"] for line in lines)
     start = max(line["loss"] for line in lines[:LINES])
     limit = max(best + _ABOVE, start + _ABOVE / 2, chance + _ABOVE / 2)
     if all(line["loss"] > limit for line in last):
         what = f"{last[-1]['loss']:.3f}, after {best:.3f}, and has been above {limit:.3f}"
-        return Trouble(
+        return Diagnosis(
             f"the loss diverges: it is {what}",
             since,
             "A lower --learning_rate, a longer --warmup_epochs or --precision=float32 may help",
