@@ -128,6 +128,17 @@ def test_evaluating_inherits_all_but_the_run_settings(mode, tmp_path):
     assert (config.max_run_time, config.seed) == (0.0, 0)
 
 
+@pytest.mark.parametrize("mode", ["knn_eval", "linear_eval", "export", "finetune"])
+@pytest.mark.parametrize("flag", ["--encoder=resnet50", "--width_multiplier=2", "--sk_ratio=0.1"])
+def test_the_architecture_is_that_of_the_encoder(flag, mode, tmp_path):
+    start = resolved(tmp_path / "w")
+    command = [f"--mode={mode}", f"--init_from={start}", "--workdir=evaluated"]
+    name = flag.lstrip("-").partition("=")[0]
+    with pytest.raises(UserError, match=f"--mode={mode} does not use --{name}; received"):
+        parse(*command, flag)
+    assert parse(*command, "--encoder=resnet18").encoder == "resnet18"  # As it is.
+
+
 class _Named:
     name, fingerprint = "cifar10", "f"
 

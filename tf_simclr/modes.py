@@ -41,12 +41,14 @@ _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
 _NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # During training.
 
 
+# The encoder that a mode starts from or evaluates decides these.
+_ARCHITECTURE = ("encoder", "width_multiplier", "sk_ratio", "se_ratio", "batch_norm_decay")
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
 
 
 def evaluation(help: str) -> Mode:
     """A mode that evaluates an encoder, with the settings of the encoder's run."""
-    return Mode(help, inherits=_ALL_BUT_RUN, only=_NO_EVALUATION)
+    return Mode(help, inherits=_ALL_BUT_RUN, only=_NO_EVALUATION, unused=_ARCHITECTURE)
 
 
 MODES = {
@@ -86,6 +88,7 @@ MODES = {
             "lineareval_while_pretraining": False,
         },
         unused=(
+            *_ARCHITECTURE,
             *("color_jitter_strength", "color_jitter_probability", "grayscale_probability"),
             *("use_blur", "blur_probability", "num_proj_layers", "proj_out_dim", "temperature"),
         ),
@@ -95,6 +98,7 @@ MODES = {
         locks=True,
         inherits=_ALL_BUT_RUN,
         only=_NO_EVALUATION,
+        unused=_ARCHITECTURE,
     ),
     "doctor": Mode(
         "Report what --mode=pretrain would find and need; trains nothing.",

@@ -44,14 +44,19 @@ class Process:
     """
 
     def __init__(self, workdir, output, env=None, prelude: str = "", **settings):
-        """Args: prelude: Python code to run in the process before the binary."""
+        """Args: prelude: Python code to run before the binary; settings: None leaves a flag out."""
         program = f"{prelude}\nfrom tf_simclr.main import cli\ncli()"
         flags = {"mode": "pretrain", "workdir": workdir, **SMALL, **settings}
         self.output = pathlib.Path(output)
         environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
         with self.output.open("a") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", program, *(f"--{k}={v}" for k, v in flags.items())],
+                [
+                    sys.executable,
+                    "-c",
+                    program,
+                    *(f"--{k}={v}" for k, v in flags.items() if v is not None),
+                ],
                 cwd=ROOT,
                 env={**environment, **(env or {})},
                 stdout=file,

@@ -6,7 +6,9 @@ import random
 import signal
 import subprocess
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.faults.runs import Process, assert_same_weights, losses, run, steps_logged
 from tf_simclr.errors import STOPPED
@@ -55,6 +57,32 @@ def test_killed_and_started_again(whole, tmp_path):
 @pytest.mark.parametrize("seed", range(1, 21))
 def test_killed_twenty_times(seed, whole, tmp_path):
     check_killed(tmp_path, MOMENTS[seed % 3], seed, whole)
+
+
+# Only settings that fine-tuning uses.
+FINETUNE = {
+    **{"mode": "finetune", "encoder": None, "width_multiplier": None, "use_blur": None},
+    **{"num_proj_layers": None, "proj_out_dim": None, "optimizer": "momentum"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_fine_tuning_killed_and_started_again(seed, whole, tmp_path):
+    run(tmp_path / "whole", tmp_path / "log", init_from=whole, **FINETUNE)
+    process = Process(tmp_path / "w", tmp_path / "log", init_from=whole, **FINETUNE)
+    step = random.Random(seed).randint(8, 55)
+    assert process.wait_for(lambda: steps_logged(tmp_path / "w") >= step)
+    process.send(signal.SIGKILL)
+    assert process.end() == -signal.SIGKILL
+    run(tmp_path / "w", tmp_path / "log", init_from=whole, **FINETUNE)
+    assert losses(tmp_path / "w") == losses(tmp_path / "whole")
+    a, b = (
+        tf.keras.models.load_model(tmp_path / name / "classifier.keras").get_weights()
+        for name in ("w", "whole")
+    )
+    for one, other in zip(a, b):
+        np.testing.assert_array_equal(one, other)
 
 
 def check_stopped(folder, number, seed, whole):

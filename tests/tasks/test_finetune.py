@@ -157,6 +157,8 @@ def test_it_has_defaults_of_its_own(whole, pretrained_run, tmp_path):
         "--grayscale_probability=0.1",
         "--color_jitter_strength=0",
         "--num_proj_layers=1",
+        "--encoder=resnet50",
+        "--width_multiplier=2",
     ],
 )
 def test_what_has_no_effect_may_not_be_given(flag, whole, pretrained_run, tmp_path):
