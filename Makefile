@@ -66,8 +66,9 @@ demo: .venv/ready ## pretrain on embedded digits, evaluate, export, report: minu
 	@echo "The report, open it in a browser:         $(DEMO_DIR)/report.html"
 	@echo "The encoder, a SavedModel and its card:   $(DEMO_DIR)/encoder/"
 
+# Threads of OpenMP spin while they wait, which costs two processes on two cores minutes.
 test: .venv/ready ## the test suite: 15 to 40 minutes on 2 cores
-	@$(PY) -m pytest -q --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready ## the slow tests
 	@$(PY) -m pytest -q --durations=15 -m slow
