@@ -19,7 +19,6 @@ FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 # What makes any recipe small enough for a test; everything else stays as the recipe has it.
 SHRUNK = """
 --image_size=32
---width_multiplier=0.125
 --train_batch_size=4
 --train_steps=1
 --warmup_epochs=0
@@ -30,6 +29,7 @@ SHRUNK = """
 --strategy=one_device
 --nolineareval_while_pretraining
 """
+NARROW = "--width_multiplier=0.125"  # The other modes take the width of the encoder.
 
 
 @pytest.fixture
@@ -61,7 +61,8 @@ def pretrained(shallow, tmp_path_factory):
     (folder / "shrunk.flags").write_text(SHRUNK)
     images = np.random.default_rng(0).integers(0, 256, [24, 36, 36, 3], np.uint8)
     config = parse(
-        "--encoder=resnet18", f"--flagfile={folder / 'shrunk.flags'}", f"--workdir={folder / 'w'}"
+        *("--encoder=resnet18", NARROW, f"--flagfile={folder / 'shrunk.flags'}"),
+        f"--workdir={folder / 'w'}",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -82,8 +83,7 @@ def test_runs_one_step(path, small_data, pretrained, tmp_path):
     arguments = [f"--flagfile={path}", f"--flagfile={tmp_path / 'shrunk.flags'}"]
     arguments.append(f"--workdir={tmp_path / 'w'}")
     mode = parse(*arguments, "--init_from=unused").mode
-    if mode != "pretrain":
-        arguments.append(f"--init_from={pretrained}")
+    arguments.append(NARROW if mode == "pretrain" else f"--init_from={pretrained}")
     tasks.run(parse(*arguments), tf.distribute.OneDeviceStrategy("/cpu:0"))
     assert mode in read_results(str(tmp_path / "w"))
 
