@@ -10,6 +10,7 @@ from absl import flags
 
 from tests.small_runs import SMALL, contents, run, tiny_encoder, write_images
 from tf_simclr import flag_defs, main
+from tf_simclr.modes import MODES
 from tf_simclr.tasks import build
 
 
@@ -17,8 +18,11 @@ def binary(*arguments):
     """The exit code of the binary, in this process."""
     values = flags.FlagValues()
     flag_defs.define_flags(values)
-    small = {**SMALL, "strategy": "one_device"}
-    argv = ["tf_simclr", *(f"--{k}={v}" for k, v in small.items()), *arguments]
+    (mode,) = [a.partition("=")[2] for a in arguments if a.startswith("--mode=")] or ["pretrain"]
+    unused = MODES[mode].unused if mode in MODES else ()
+    small = {k: v for k, v in SMALL.items() if k not in unused}
+    small = [f"--{k}={v}" for k, v in {**small, "strategy": "one_device"}.items()]
+    argv = ["tf_simclr", *small, *arguments]
     try:
         return main._main(main._parse(argv, values), values)
     except SystemExit as end:
@@ -49,7 +53,6 @@ def place(_tiny, tmp_path_factory):
 
 
 FOLDER = ["--dataset=folder", "--image_size=16", "--train_batch_size=4", "--channels=3"]
-FINETUNES = ["--use_blur", "--num_proj_layers=3", "--proj_out_dim=128"]  # It does not use them.
 FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
 
 
@@ -76,8 +79,8 @@ FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
         (["--workdir=wide", "--train_steps=1", "--warmup_epochs=0"], "does not fit; nothing was"),
         (["--init_from=wide", *FINISHED], "the encoder of --init_from=wide does not fit"),
         (["--init_from=missing", *FINISHED], "no encoder at 'missing'"),
-        (["--mode=finetune"], "--mode=finetune does not use --use_blur; received False"),
-        (["--mode=finetune", *FINETUNES], "--mode=finetune needs --init_from"),
+        (["--mode=finetune"], "--mode=finetune needs --init_from"),
+        (["--mode=finetune", "--nouse_blur"], "--mode=finetune does not use --use_blur; received"),
         (["--mode=knn_eval", "--workdir=empty"], "no encoder at 'empty'"),
         (["--workdir="], "--mode=pretrain needs --workdir, the folder"),
         (["--workdir=~nobody_here/x"], "~nobody_here names no home folder"),
