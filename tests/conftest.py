@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if sys.version_info >= (3, 12):
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"  # So that `tf.keras` in tests is the package's Keras.
 
 import pytest
 import tensorflow as tf

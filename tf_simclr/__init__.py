@@ -14,6 +14,12 @@ Papers: arXiv:2002.05709 (SimCLR), arXiv:2006.10029 (SimCLRv2).
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+
+# Asks the TensorFlow of these Pythons for Keras 2 (see stack.py); too late if it is imported.
+if sys.version_info >= (3, 12) and "tensorflow" not in sys.modules:
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 __version__ = "0.1.0"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.stack import keras
 
 _SLURM_PORTS = 20_000  # Jobs use ports from here to 8,000 above.
 
@@ -78,7 +79,7 @@ def first_task() -> bool:
 
 def enable_determinism(seed: int) -> None:
     """Allows only bitwise reproducible operations; call it before any operation runs."""
-    tf.keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
 

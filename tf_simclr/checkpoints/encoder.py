@@ -8,15 +8,16 @@ import os
 import tensorflow as tf
 
 from tf_simclr.checkpoints.files import MANIFEST
+from tf_simclr.checkpoints.keras_files import from_config, load_keras
 from tf_simclr.checkpoints.restoring import newest_whole, parts_in, restore
-from tf_simclr.checkpoints.safe_config import check_config, check_keras_file
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import plain_copy
+from tf_simclr.stack import keras
 
 gfile = tf.io.gfile
 
 
-def load_encoder_from(path) -> tf.keras.Model:
+def load_encoder_from(path) -> keras.Model:
     """Loads an encoder from a workdir, a checkpoint, an export or a .keras file.
 
     Args:
@@ -37,7 +38,7 @@ def load_encoder_from(path) -> tf.keras.Model:
     return encoder
 
 
-def start_from(path: str, encoder: tf.keras.Model) -> None:
+def start_from(path: str, encoder: keras.Model) -> None:
     """Copies the weights of another encoder of the same architecture.
 
     Args:
@@ -65,7 +66,7 @@ def start_from(path: str, encoder: tf.keras.Model) -> None:
     encoder.set_weights(given.get_weights())
 
 
-def _find_encoder(path: str) -> tf.keras.Model:
+def _find_encoder(path: str) -> keras.Model:
     if gfile.exists(path.removesuffix(".index") + ".index"):
         return _from_checkpoint(path.removesuffix(".index"))
     for directory in (os.path.join(path, "checkpoints"), path):
@@ -77,8 +78,7 @@ def _find_encoder(path: str) -> tf.keras.Model:
     for file in files:
         if gfile.exists(file) and not gfile.isdir(file):
             try:
-                check_keras_file(file)
-                return tf.keras.models.load_model(file, compile=False, safe_mode=True)
+                return load_keras(file)
             except Exception as error:  # A broken file can fail in any way.
                 raise UserError(f"{file} cannot be loaded: {error}") from error
     for folder in (path, os.path.join(path, "encoder")):
@@ -95,14 +95,13 @@ def _find_encoder(path: str) -> tf.keras.Model:
     )
 
 
-def _from_checkpoint(path: str) -> tf.keras.Model:
+def _from_checkpoint(path: str) -> keras.Model:
     file = os.path.join(os.path.dirname(path), MANIFEST)
     try:
         with gfile.GFile(file, "r") as opened:
             config = json.loads(opened.read())["encoder"]
-        check_config(config)
-        encoder = tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
-        if not isinstance(encoder, tf.keras.Model):
+        encoder = from_config(config)
+        if not isinstance(encoder, keras.Model):
             raise TypeError(f"it holds {encoder!r}, which is not a Keras model")
     except Exception as error:  # A missing, broken or foreign manifest can fail in any way.
         reason = f"{type(error).__name__}: {error}"

@@ -14,6 +14,7 @@ from absl import logging
 from tf_simclr.checkpoints.files import steps_in
 from tf_simclr.checkpoints.reading import GRAPH, UNREADABLE, VALUE, Damaged, opened, unreadable
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
 # A legacy Keras optimiser stores its variables as slots of those it trains, for example
 # "encoder/layer_with_weights-0/kernel/.OPTIMIZER_SLOT/optimizer/m". We use none, but earlier
@@ -160,7 +161,7 @@ def build_optimizers(parts: dict) -> None:
     """Makes the variables of optimisers that have none; the rule is in `RunCheckpoints`."""
     trained = []
     for part in parts.values():
-        if isinstance(part, tf.keras.optimizers.Optimizer):
+        if isinstance(part, keras.optimizers.Optimizer):
             with strategy_of(trained).scope():
                 part.build(trained)
         else:

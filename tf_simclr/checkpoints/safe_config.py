@@ -14,8 +14,9 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
-_PACKAGES = ("keras", "keras_cv", "tf_simclr")
+_PACKAGES = ("keras", "tf_keras", "keras_cv", "tf_simclr")
 _VALUES = ("__tensor__", "__numpy__", "__bytes__")
 _CLASS = re.compile(r"[A-Z]\w*")
 # Layers that run, or load, what their config names.
@@ -75,7 +76,7 @@ def check_config(config: Any) -> None:
 
 def _is_safe(config: dict) -> bool:
     name, inner = config["class_name"], config.get("config")
-    registered = tf.keras.saving.get_registered_object
+    registered = keras.saving.get_registered_object
     if name == "function":
         return isinstance(inner, str) and bool(registered(inner) or _is_activation(inner, config))
     if name in _VALUES:
@@ -96,6 +97,8 @@ def _is_safe(config: dict) -> bool:
 
 
 def _is_activation(name: str, config: dict) -> bool:
-    return config.get("module") in ("builtins", "keras.activations") and callable(
-        getattr(tf.keras.activations, name, None)
-    )
+    return config.get("module") in (
+        "builtins",
+        "keras.activations",
+        "tf_keras.activations",
+    ) and callable(getattr(keras.activations, name, None))

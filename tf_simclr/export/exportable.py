@@ -20,11 +20,15 @@ from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.errors import UserError, brief
 from tf_simclr.models.batch_norm import layers_of, plain_copy, plain_form
 from tf_simclr.models.encoder_interface import encoder_shapes, is_functional, trace_on_images
+from tf_simclr.stack import keras
 
 KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
 
 _PROBE_SIDE = 224  # Where neither the encoder nor the caller fixes a size.
-_KNOWN_MODULES = ("keras.src.layers.", "keras.src.engine.", "keras_cv.")
+_KNOWN_MODULES = (
+    *("keras.src.layers.", "keras.src.engine.", "tf_keras.src.layers.", "tf_keras.src.engine."),
+    "keras_cv.",
+)
 # The largest difference between two h, relative to the largest entry of h. Kernels differ slightly;
 # half precision rounds at every layer, so that there only a grossly different copy is noticed.
 _TOLERANCE, _MIXED_TOLERANCE = 1e-2, 0.5
@@ -40,7 +44,7 @@ class ReusableEncoder(tf.train.Checkpoint):
       other_variables: those it uses that are not weights of the model: states of random generators.
     """
 
-    def __init__(self, model: tf.keras.Model, images: tf.TensorSpec):
+    def __init__(self, model: keras.Model, images: tf.TensorSpec):
         """Traces the model on images; raises UserError if no other process could run the result."""
         super().__init__()
         self.variables = list(model.variables)
@@ -100,7 +104,7 @@ class Exportable:
         encoders with known layers only it is always True.
     """
 
-    model: tf.keras.Model
+    model: keras.Model
     root: ReusableEncoder
     images: tf.TensorSpec
     image_size: int | None
@@ -110,7 +114,7 @@ class Exportable:
     is_same: Callable[[Callable], bool]
 
 
-def check_exportable(encoder: tf.keras.Model, image_size: int | None = None) -> dict[str, str]:
+def check_exportable(encoder: keras.Model, image_size: int | None = None) -> dict[str, str]:
     """Checks before training that `export_encoder` will work afterwards; takes seconds.
 
     Args:
@@ -132,15 +136,15 @@ def check_exportable(encoder: tf.keras.Model, image_size: int | None = None) -> 
         left_out = found.left_out
         if KERAS_FILE not in left_out:
             try:
-                config = tf.keras.saving.serialize_keras_object(found.model)
-                tf.keras.saving.deserialize_keras_object(config, safe_mode=True)
+                config = keras.saving.serialize_keras_object(found.model)
+                keras.saving.deserialize_keras_object(config, safe_mode=True)
             except Exception as error:  # The caller's own layers can fail in any way.
                 left_out[KERAS_FILE] = brief(error)
     log_left_out(left_out)
     return left_out
 
 
-def has_known_layers_only(encoder: tf.keras.Model) -> bool:
+def has_known_layers_only(encoder: keras.Model) -> bool:
     """Whether an encoder is a functional model of layers that are known to be exported in full.
 
     They are those of Keras and keras-cv, without the ones that hold functions of the caller. All
@@ -152,7 +156,7 @@ def has_known_layers_only(encoder: tf.keras.Model) -> bool:
         if not kind.__module__.startswith(_KNOWN_MODULES) or kind.__name__ == "TFOpLambda":
             return False
     try:
-        check_config(tf.keras.saving.serialize_keras_object(encoder))
+        check_config(keras.saving.serialize_keras_object(encoder))
     except Exception:  # Functions of the caller, as activations for example.
         return False
     return True
@@ -166,7 +170,7 @@ def log_left_out(left_out: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def exportable(
-    encoder: tf.keras.Model, image_size: int | None, crop_proportion: float | None = None
+    encoder: keras.Model, image_size: int | None, crop_proportion: float | None = None
 ) -> Iterator[Exportable]:
     """Prepares an encoder for export; it must be written inside the `with` block.
 
@@ -228,7 +232,7 @@ def _comparison(encoder, shape: list[int]) -> Callable[[Callable], bool]:
     return is_same
 
 
-def _copy_or_itself(encoder, is_same, left_out) -> tf.keras.Model:
+def _copy_or_itself(encoder, is_same, left_out) -> keras.Model:
     """A plain copy if the config describes the encoder, else the encoder itself."""
     try:
         copy = plain_copy(encoder)
@@ -246,9 +250,9 @@ def _copy_or_itself(encoder, is_same, left_out) -> tf.keras.Model:
         left_out[KERAS_FILE] = str(error)
         return encoder
     try:
-        if not isinstance(copy, tf.keras.Model):
+        if not isinstance(copy, keras.Model):
             raise UserError("the encoder is a layer, not a model.")
-        check_config(tf.keras.saving.serialize_keras_object(copy))
+        check_config(keras.saving.serialize_keras_object(copy))
     except Exception as error:  # A config that cannot be written can fail in any way.
         left_out[KERAS_FILE] = brief(error)
     return copy

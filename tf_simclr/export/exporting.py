@@ -12,10 +12,11 @@ from tf_simclr.export.card import card_files, card_of
 from tf_simclr.export.exportable import exportable, log_left_out
 from tf_simclr.export.folder import check_replaceable, replacing
 from tf_simclr.export.formats import write_formats
+from tf_simclr.stack import keras
 
 
 def export_encoder(
-    encoder: tf.keras.Model,
+    encoder: keras.Model,
     directory,
     *,
     image_size: int | None = None,

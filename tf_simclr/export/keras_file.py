@@ -7,9 +7,10 @@ import tempfile
 
 import tensorflow as tf
 
-from tf_simclr.checkpoints.safe_config import check_keras_file
+from tf_simclr.checkpoints.keras_files import load_keras
 from tf_simclr.errors import UserError
 from tf_simclr.export.exportable import KERAS_FILE, Exportable
+from tf_simclr.stack import keras
 
 gfile = tf.io.gfile
 
@@ -22,13 +23,12 @@ def write(found: Exportable, folder: str) -> None:
 def check(found: Exportable, folder: str) -> None:
     """Raises UserError if the file cannot be loaded safely or gives other vectors."""
     path = os.path.join(folder, KERAS_FILE)
-    check_keras_file(path)
-    loaded = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    loaded = load_keras(path)
     if not found.is_same(lambda images: loaded(images, training=False)):
         raise UserError("the model loaded from it gives other vectors.")
 
 
-def write_keras(model: tf.keras.Model, path: str) -> None:
+def write_keras(model: keras.Model, path: str) -> None:
     """Writes a .keras file, local or of any scheme of `tf.io.gfile`, whole or not at all."""
     with tempfile.TemporaryDirectory() as scratch:  # Keras writes zip files to local disks only.
         local = os.path.join(scratch, "encoder.keras")

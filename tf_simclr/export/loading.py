@@ -8,11 +8,12 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError
 from tf_simclr.models.inputs import to_float
+from tf_simclr.stack import keras
 
 gfile = tf.io.gfile
 
 
-def load_encoder(directory) -> tf.keras.layers.Layer:
+def load_encoder(directory) -> keras.layers.Layer:
     """Loads an exported encoder as a Keras layer, to be fine-tuned or frozen (`trainable`).
 
     The layer maps images [N, H, W, C] to h float32 [N, D] and computes in float32 whatever the

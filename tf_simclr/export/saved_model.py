@@ -14,6 +14,7 @@ from tf_simclr.errors import UserError, brief
 from tf_simclr.export.exportable import ENDPOINTS, Exportable
 from tf_simclr.models.encoders import endpoint_tensors
 from tf_simclr.models.inputs import to_float
+from tf_simclr.stack import keras
 
 NAME = "saved_model"
 USE = """\
@@ -55,12 +56,12 @@ def check(found: Exportable, folder: str) -> None:
         raise UserError(f"saved_model.pb lacks the signatures {', '.join(missing)}.")
 
 
-def _endpoints(found: Exportable) -> tf.keras.Model | None:
+def _endpoints(found: Exportable) -> keras.Model | None:
     """A model from images to the intermediate tensors by name."""
     if ENDPOINTS in found.left_out:
         return None
     try:
-        return tf.keras.Model(found.model.input, endpoint_tensors(found.model))
+        return keras.Model(found.model.input, endpoint_tensors(found.model))
     except Exception as error:  # Graphs of the caller's own layers can fail in any way.
         found.left_out[ENDPOINTS] = brief(error)
         return None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
 
 from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.stack import keras
 
 _PIXEL_SIDE = 32  # Largest side for raw pixels; more pixels only add noise and time.
 
 
-def untrained_like(encoder: tf.keras.Model, seed: int) -> tf.keras.Model:
+def untrained_like(encoder: keras.Model, seed: int) -> keras.Model:
     """The same architecture with random weights from the seed."""
-    tf.keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(seed)
     return type(encoder).from_config(encoder.get_config())
 
 

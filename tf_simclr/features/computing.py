@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tf_simclr.data.bad_images import naming_bad_images
 from tf_simclr.data.pipeline import eval_dataset
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
 
 class Computer:
@@ -106,7 +107,7 @@ def represent(
         return np.concatenate(list(tqdm(batches, name, total, mininterval=5, delay=3)))
 
 
-def check_channels(encoder: tf.keras.Model, source) -> None:
+def check_channels(encoder: keras.Model, source) -> None:
     """Raises UserError if the encoder takes images with another number of channels."""
     expected = encoder.input_shape[-1]
     if expected != source.channels:

@@ -8,12 +8,13 @@ import os
 import re
 
 import numpy as np
-import tensorflow as tf
+
+from tf_simclr.stack import keras
 
 _LENGTH = 16  # Hexadecimal digits: 64 bits.
 
 
-def encoder_fingerprint(encoder: tf.keras.Model) -> str:
+def encoder_fingerprint(encoder: keras.Model) -> str:
     """A digest of an encoder's architecture (its config) and its exact weights."""
     config = {"class": type(encoder).__name__, "config": encoder.get_config()}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

@@ -30,6 +30,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.features.computing import Computer, even_size
 from tf_simclr.features.fingerprint import encoder_fingerprint, images_key
 from tf_simclr.models.encoder_interface import encoder_shapes
+from tf_simclr.stack import keras
 
 gfile = tf.io.gfile
 
@@ -85,7 +86,7 @@ class Kept:
 
 
 def keep(
-    encoder: tf.keras.Model,
+    encoder: keras.Model,
     source,
     folder: str,
     *,

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_simclr.distribute import num_replicas
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
 
 class Contrast(NamedTuple):
@@ -20,14 +21,14 @@ class Contrast(NamedTuple):
     second views; None: the loss does not count them."""
 
 
-class ContrastiveLoss(tf.keras.losses.Loss):
+class ContrastiveLoss(keras.losses.Loss):
     """Base class of losses on pairs of embeddings, for `SimCLR(encoder, head, loss=...)`.
 
     A subclass implements `contrast`; it also sets `ranks_positives` and implements `levels` if it
     has them. To be saved with a model, it adds its constructor's arguments to `get_config` and is
     registered with `tf.keras.utils.register_keras_serializable`. A loss has no weights.
 
-        @tf.keras.utils.register_keras_serializable(package="mine")
+        @keras.utils.register_keras_serializable(package="mine")
         class Alignment(tf_simclr.ContrastiveLoss):
             def contrast(self, z_a, z_b):
                 u_a, u_b = (tf.math.l2_normalize(z, axis=1) for z in (z_a, z_b))

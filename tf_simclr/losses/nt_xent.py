@@ -11,6 +11,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.losses.contrast import Contrast, ContrastiveLoss
 from tf_simclr.losses.negatives import log_sum_of_negatives
 from tf_simclr.losses.spread import unit
+from tf_simclr.stack import keras
 
 _COSINES, _MOST_DRAWN = 2**20, 4096  # The sample of `untrained_level`: a tenth of a second.
 _TIE = 1e-6  # Cosines that differ by less are equal, as far as float32 can tell.
@@ -67,7 +68,7 @@ def nt_xent(
     return Contrast(loss, rank)
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
+@keras.utils.register_keras_serializable(package="tf_simclr")
 class NTXent(ContrastiveLoss):
     """`nt_xent` as a loss: `NTXent(temperature)(z_a, z_b)` is the paper's L, a scalar.
 

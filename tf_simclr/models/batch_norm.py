@@ -14,12 +14,13 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, brief
+from tf_simclr.stack import keras
 
 _PLAIN = "float32"
 _SWITCHES = ("synchronized", "fused", "_bessels_correction_test_only")
 
 
-def synchronize_batch_norm(model: tf.keras.layers.Layer, enabled: bool = True) -> int:
+def synchronize_batch_norm(model: keras.layers.Layer, enabled: bool = True) -> int:
     """Switches every BatchNormalization below `model`, however deep, in place.
 
     Args:
@@ -57,19 +58,19 @@ def _fused(layer) -> bool | None:
     return True
 
 
-def batch_norm_layers(model: tf.keras.layers.Layer) -> list[tf.keras.layers.BatchNormalization]:
+def batch_norm_layers(model: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
     """Every BatchNormalization below `model`, including layers inside layers."""
-    return [x for x in layers_of(model) if isinstance(x, tf.keras.layers.BatchNormalization)]
+    return [x for x in layers_of(model) if isinstance(x, keras.layers.BatchNormalization)]
 
 
-def layers_of(model: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
+def layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """`model` and every layer below it, parents before their children."""
     modules = (model, *model.submodules)
-    return [module for module in modules if isinstance(module, tf.keras.layers.Layer)]
+    return [module for module in modules if isinstance(module, keras.layers.Layer)]
 
 
 @contextlib.contextmanager
-def plain_form(model: tf.keras.Model) -> Iterator[None]:
+def plain_form(model: keras.Model) -> Iterator[None]:
     """Within a `with` block, gives the model itself plain batch normalisation and unfreezes it.
 
     With every layer trainable, `model.weights` has the same order for every copy of a model.
@@ -90,7 +91,7 @@ def plain_form(model: tf.keras.Model) -> Iterator[None]:
             layer.trainable = value
 
 
-def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
+def plain_copy(model: keras.Model) -> keras.Model:
     """A copy with the same weights in float32 arithmetic, with plain batch normalisation.
 
     The copy is built from the model's config; the layers' classes need not be registered with
@@ -99,14 +100,14 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
     Raises:
       UserError: the model cannot be rebuilt from its get_config().
     """
-    policy = tf.keras.mixed_precision.global_policy()
+    policy = keras.mixed_precision.global_policy()
     # Layers created by other layers (keras-cv's blocks) use the global policy, not a config.
-    tf.keras.mixed_precision.set_global_policy(_PLAIN)
+    keras.mixed_precision.set_global_policy(_PLAIN)
     try:
-        with tf.keras.saving.custom_object_scope(_classes(model)):
+        with keras.saving.custom_object_scope(_classes(model)):
             copy = type(model).from_config(_plain(model.get_config()))
         if not copy.built:
-            copy(tf.keras.Input(batch_shape=model.get_build_config()["input_shape"]))
+            copy(keras.Input(batch_shape=model.get_build_config()["input_shape"]))
         with plain_form(model), plain_form(copy):
             copy.set_weights(model.get_weights())
     except (MemoryError, tf.errors.ResourceExhaustedError):
@@ -117,7 +118,7 @@ def plain_copy(model: tf.keras.Model) -> tf.keras.Model:
             f"working get_config(): {brief(error)}"
         ) from error
     finally:
-        tf.keras.mixed_precision.set_global_policy(policy)
+        keras.mixed_precision.set_global_policy(policy)
     synchronize_batch_norm(copy, False)
     return copy
 
@@ -129,11 +130,11 @@ def _classes(model) -> dict[str, type]:
 
 
 def _is_found(layer_class: type) -> bool:
-    if tf.keras.saving.get_registered_name(layer_class) != layer_class.__name__:
+    if keras.saving.get_registered_name(layer_class) != layer_class.__name__:
         return True  # It is registered under a package and a name.
     module = layer_class.__module__
     # Keras does not find the layers of its own applications, such as ConvNeXt's.
-    return module.startswith("keras.") and not module.startswith("keras.src.applications.")
+    return module.startswith(("keras.", "tf_keras.")) and ".src.applications." not in module
 
 
 def _plain(config: Any) -> Any:

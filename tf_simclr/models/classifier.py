@@ -8,13 +8,14 @@ from tf_simclr import losses
 from tf_simclr.errors import UserError
 from tf_simclr.models.recompute import penalties
 from tf_simclr.models.skipping import counting_skips, skipping
+from tf_simclr.stack import keras
 
 EVERYTHING, CLASSIFIER_ONLY = -1, 4
 
 
 def classifier(
-    encoder: tf.keras.Model, num_classes: int, fine_tune_after_block: int = EVERYTHING
-) -> tf.keras.Model:
+    encoder: keras.Model, num_classes: int, fine_tune_after_block: int = EVERYTHING
+) -> keras.Model:
     """Puts a linear classifier on the representation (SimCLR, arXiv:2002.05709, appendix B.5).
 
     Frozen layers run in inference mode: their batch normalisation uses moving statistics and does
@@ -40,13 +41,13 @@ def classifier(
     encoder.trainable = True
     for layer in frozen:
         layer.trainable = False
-    head = tf.keras.layers.Dense(
+    head = keras.layers.Dense(
         num_classes,
-        kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         dtype="float32",
         name="classifier",
     )
-    return tf.keras.Model(encoder.input, head(encoder.output), name="classifier_model")
+    return keras.Model(encoder.input, head(encoder.output), name="classifier_model")
 
 
 def _frozen_layers(encoder, fine_tune_after_block):
@@ -65,7 +66,7 @@ def _frozen_layers(encoder, fine_tune_after_block):
     return encoder.layers[: names.index(last) + 1]
 
 
-class ClassifierTraining(tf.keras.Model):
+class ClassifierTraining(keras.Model):
     """Trains a classifier, which itself stays a plain Keras model.
 
     A step takes (images [n, H, W, C] float32, labels [n] int) and minimises the mean cross-entropy
@@ -77,12 +78,12 @@ class ClassifierTraining(tf.keras.Model):
         moving statistics as they were; the metric `skipped_steps` counts such steps.
     """
 
-    def __init__(self, classifier: tf.keras.Model, skip_bad_steps: bool = False):
+    def __init__(self, classifier: keras.Model, skip_bad_steps: bool = False):
         super().__init__(name="classifier_training")
         self.classifier = classifier
         self.skip_bad_steps = skip_bad_steps
-        self._means = [tf.keras.metrics.Mean(name=name) for name in ("loss", "top1")]
-        self._skipped = tf.keras.metrics.Sum(name="skipped_steps")
+        self._means = [keras.metrics.Mean(name=name) for name in ("loss", "top1")]
+        self._skipped = keras.metrics.Sum(name="skipped_steps")
 
     def compile(self, optimizer):
         """Takes the optimiser; the loss is the cross-entropy."""
@@ -116,4 +117,4 @@ class ClassifierTraining(tf.keras.Model):
             loss = tf.reduce_mean(each) + penalties([self.classifier])
             loss = losses.replica_share(loss)
         self.optimizer.minimize(loss, self.classifier.trainable_variables, tape=tape)
-        return each, tf.keras.metrics.sparse_categorical_accuracy(labels, logits)
+        return each, keras.metrics.sparse_categorical_accuracy(labels, logits)

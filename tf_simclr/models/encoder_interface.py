@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, brief
+from tf_simclr.stack import keras
 
 _SMALLEST_SCALE = 0.1  # Rescaling(1 / 255) is far below, any adjustment of contrast above.
 
 
-def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[None, int]]:
+def interface_of(encoder: keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[None, int]]:
     """Finds an encoder's input and output, and checks that it can be trained on images.
 
     Args:
@@ -32,7 +33,7 @@ def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[N
         if not tensor.dtype.is_floating:
             raise UserError(
                 f"encoder must take float images in [0, 1]; the input of {encoder.name!r} is "
-                f"{tensor.dtype.name}. Begin it with tf.keras.Input(shape) and leave out its own "
+                f"{tensor.dtype.name}. Begin it with keras.Input(shape) and leave out its own "
                 "scaling to [0, 1]."
             )
     _check_scale(encoder)
@@ -41,7 +42,7 @@ def interface_of(encoder: tf.keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[N
     return tf.TensorSpec(taken, tf.float32, "images"), given
 
 
-def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
+def encoder_shapes(encoder: keras.layers.Layer) -> tuple[tuple, tuple]:
     """The input and output shapes of an encoder.
 
     Functional models, and Sequential ones with an input, know their shapes. Other models and layers
@@ -58,9 +59,9 @@ def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
       UserError: it is not a Keras layer, was never built, does not map one tensor of images to one
         [N, D] tensor, or leaves C or D open.
     """
-    if not isinstance(encoder, tf.keras.layers.Layer):
+    if not isinstance(encoder, keras.layers.Layer):
         raise UserError(
-            "encoder must be a tf.keras model or layer from images to vectors [N, D]; received "
+            "encoder must be a keras model or layer from images to vectors [N, D]; received "
             f"{encoder!r:.200}."
         )
     taken = _input_shape(encoder)
@@ -70,7 +71,7 @@ def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
     if not isinstance(outputs, tf.TensorShape):
         raise UserError(
             f"encoder must have one output, vectors [N, D]; {encoder.name!r} has {outputs}. Give "
-            "the model with only the output to train: tf.keras.Model(inputs, h)."
+            "the model with only the output to train: keras.Model(inputs, h)."
         )
     if outputs.rank != 2:
         raise UserError(
@@ -85,14 +86,14 @@ def encoder_shapes(encoder: tf.keras.layers.Layer) -> tuple[tuple, tuple]:
     return taken, (None, outputs[1])
 
 
-def is_functional(model: tf.keras.layers.Layer) -> bool:
+def is_functional(model: keras.layers.Layer) -> bool:
     """Whether a model's graph of layers defines it, as for functional and Sequential models."""
-    functional = tf.keras.Sequential.__base__
-    own = (functional.call, tf.keras.Sequential.call)
+    functional = keras.Sequential.__base__
+    own = (functional.call, keras.Sequential.call)
     return getattr(model, "_is_graph_network", False) and type(model).call in own
 
 
-def trace_on_images(encoder: tf.keras.layers.Layer, shape: Sequence[int | None]):
+def trace_on_images(encoder: keras.layers.Layer, shape: Sequence[int | None]):
     """Traces an encoder in inference mode, which fails if images are too small for it.
 
     Args:
@@ -115,15 +116,15 @@ def trace_on_images(encoder: tf.keras.layers.Layer, shape: Sequence[int | None])
         ) from error
 
 
-def build_head(head: tf.keras.layers.Layer, h: tuple[None, int]) -> None:
+def build_head(head: keras.layers.Layer, h: tuple[None, int]) -> None:
     """Builds the projection head, unless it is built, and checks its output.
 
     Raises:
       UserError: it is not a Keras layer, or does not map h [N, D] to one [N, any] tensor.
     """
-    if not isinstance(head, tf.keras.layers.Layer):
+    if not isinstance(head, keras.layers.Layer):
         raise UserError(
-            f"projection_head must be a tf.keras layer from h to z; received {head!r:.200}."
+            f"projection_head must be a keras layer from h to z; received {head!r:.200}."
         )
     if not head.built:
         with tf.name_scope(head.name):
@@ -146,7 +147,7 @@ def _input_shape(encoder) -> tuple:
             raise UserError(
                 f"encoder {encoder.name!r} has not been built, so its output is unknown. Call it "
                 "once on a batch of zeros, such as encoder(tf.zeros([1, 32, 32, 3])), or begin it "
-                "with tf.keras.Input."
+                "with keras.Input."
             )
         shapes = _shapes_in(built)
     if len(shapes) != 1 or len(shapes[0]) != 4:
@@ -159,7 +160,7 @@ def _input_shape(encoder) -> tuple:
 
 def _takes_any_size(encoder, taken: tuple, given: tuple) -> bool:
     """Whether an encoder without a declared input also takes other image sizes than `taken`."""
-    deferred = isinstance(encoder, tf.keras.Sequential) and is_functional(encoder)
+    deferred = isinstance(encoder, keras.Sequential) and is_functional(encoder)
     deferred = deferred and not encoder._has_explicit_input_shape
     if None in taken[1:] or not (deferred or getattr(encoder, "inputs", None) is None):
         return False
@@ -205,24 +206,24 @@ def _output_of(head, spec):
 
 
 def _check_scale(encoder) -> None:
-    """Raises UserError for an encoder that expects 0 to 255, as some of tf.keras.applications do.
+    """Raises UserError for an encoder that expects 0 to 255, as some of keras.applications do.
 
     Images in [0, 1] would look almost black to it, and its outputs would be nearly equal.
     """
     # After a layer with weights, Rescaling scales features, as residual branches do.
     first = itertools.takewhile(lambda layer: not layer.weights, _layers_in_order(encoder))
-    scales = [x.scale for x in first if isinstance(x, tf.keras.layers.Rescaling)]
+    scales = [x.scale for x in first if isinstance(x, keras.layers.Rescaling)]
     scale = np.prod([np.max(np.abs(scale)) for scale in scales])
     if scale < _SMALLEST_SCALE:
         raise UserError(
-            f"encoder {encoder.name!r} scales its input by {scale:.3g} (tf.keras.layers.Rescaling),"
+            f"encoder {encoder.name!r} scales its input by {scale:.3g} (keras.layers.Rescaling),"
             " but it is given images in [0, 1]. Build it without its own scaling "
             "(include_preprocessing=False, include_rescaling=False), or put "
             "tf.keras.layers.Rescaling(255.0) before it."
         )
 
 
-def _layers_in_order(model) -> Iterator[tf.keras.layers.Layer]:
+def _layers_in_order(model) -> Iterator[keras.layers.Layer]:
     """A functional model's layers in order, nested ones flattened; none for other models."""
     for layer in model.layers if is_functional(model) else ():
         if is_functional(layer):

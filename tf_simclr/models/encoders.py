@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
 from tf_simclr.models.resnet import BLOCKS, resnet
+from tf_simclr.stack import keras
 
 _RESNETS = {f"resnet{depth}": depth for depth in BLOCKS}
 
@@ -68,7 +69,7 @@ def build_encoder(
     sk_ratio: float = 0.0,
     se_ratio: float = 0.0,
     batch_norm_decay: float = 0.9,
-) -> tf.keras.Model:
+) -> keras.Model:
     """Builds an encoder with random weights. Any other Keras model can be used instead.
 
     Args:
@@ -118,11 +119,11 @@ def build_encoder(
             f"image_size={image_size!r}. Use larger images or another encoder, such as resnet18."
         )
     backbone = _backbone(name, include_rescaling=False, input_shape=(None, None, channels))
-    pool = tf.keras.layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")
-    return tf.keras.Model(backbone.input, pool(backbone.output), name=name)
+    pool = keras.layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")
+    return keras.Model(backbone.input, pool(backbone.output), name=name)
 
 
-def endpoint_tensors(encoder: tf.keras.Model) -> dict[str, tf.Tensor]:
+def endpoint_tensors(encoder: keras.Model) -> dict[str, tf.Tensor]:
     """An encoder's intermediate tensors, by name.
 
     Args:
@@ -160,9 +161,9 @@ def _last_of_each_size(encoder) -> list:
     if not tensors:
         return []
     height, width, channels = encoder.input_shape[1:]
-    images = tf.keras.Input([height or 256, width or 256, channels])
+    images = keras.Input([height or 256, width or 256, channels])
     # Traced, because Keras' compute_output_shape fails on TensorFlow operations such as `x * 2`.
-    found = tf.nest.flatten(tf.keras.Model(encoder.input, tensors)(images))
+    found = tf.nest.flatten(keras.Model(encoder.input, tensors)(images))
     for tensor, fixed in zip(tensors, found):
         sizes[tuple(fixed.shape[1:3])] = tensor
     return list(sizes.values())

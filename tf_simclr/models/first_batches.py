@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError
 from tf_simclr.models.inputs import Images, Pairs, as_tensors
+from tf_simclr.stack import keras
 
 _RANGE = (-0.5, 1.5)  # Bicubic resizing and colour jitter may leave [0, 1] a little.
 # A scaling mistake affects all images, so a few per batch suffice and cost nothing. Counting
@@ -65,7 +66,7 @@ def checked(
     if isinstance(x, tf.data.Dataset):
         form.check(x.element_spec)
         x = _watched(x, form) if form.floats(x.element_spec) else x
-    elif isinstance(x, tf.keras.utils.Sequence):
+    elif isinstance(x, keras.utils.Sequence):
         _check_first(form, x[0])
         _check_size(form, x[len(x) - 1])
     elif hasattr(x, "__next__") and not isinstance(x, tf.data.Iterator):

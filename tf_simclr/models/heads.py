@@ -7,12 +7,13 @@ import numbers
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
 _EPSILON, _DECAY = 1e-5, 0.9
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class ProjectionHead(tf.keras.layers.Layer):
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class ProjectionHead(keras.layers.Layer):
     """Dense layers with batch normalisation, and ReLU between them.
 
     Layers 1 to n - 1: Dense, batch normalisation, ReLU, as wide as h. Layer n: Dense to `out_dim`,
@@ -40,22 +41,22 @@ class ProjectionHead(tf.keras.layers.Layer):
         self.num_layers = num_layers
         self.out_dim = out_dim
         self.hidden_dim = hidden_dim
-        self.dense: list[tf.keras.layers.Layer] = []
-        self.norms: list[tf.keras.layers.Layer] = []
+        self.dense: list[keras.layers.Layer] = []
+        self.norms: list[keras.layers.Layer] = []
 
     def build(self, input_shape):
         width = input_shape[-1]
         for i in range(self.num_layers):
             last = i == self.num_layers - 1
             units = self.out_dim if last else (self.hidden_dim or input_shape[-1])
-            dense = tf.keras.layers.Dense(
+            dense = keras.layers.Dense(
                 units,
                 use_bias=False,
-                kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
                 dtype=self.dtype_policy,
                 name=f"dense_{i + 1}",
             )
-            norm = tf.keras.layers.BatchNormalization(
+            norm = keras.layers.BatchNormalization(
                 momentum=_DECAY,
                 epsilon=_EPSILON,
                 center=not last,

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError
 from tf_simclr.models.micro_batches import MicroBatches
+from tf_simclr.stack import keras
 
 
 class Network:
@@ -27,7 +28,7 @@ class Network:
       UserError: segments share weights.
     """
 
-    def __init__(self, segments: list[list[tf.keras.layers.Layer]]):
+    def __init__(self, segments: list[list[keras.layers.Layer]]):
         self.segments = segments
         for segment in segments:
             for layer in segment:
@@ -150,13 +151,13 @@ def write(variables: list[tf.Variable], values: list[tf.Tensor]) -> None:
         variable.assign(value)
 
 
-def penalties(layers: list[tf.keras.layers.Layer]) -> tf.Tensor:
+def penalties(layers: list[keras.layers.Layer]) -> tf.Tensor:
     """The sum of the layers' own losses, such as weight regularisation; scalar float32."""
     own = [tf.cast(loss, tf.float32) for layer in layers for loss in layer.losses]
     return tf.add_n([tf.zeros([]), *own])
 
 
-def make_replayable(layer: tf.keras.layers.Layer) -> None:
+def make_replayable(layer: keras.layers.Layer) -> None:
     """Gives Keras' dropout and noise layers, however deep, generators whose state can be read.
 
     Keras' default uses random operations that cannot be replayed.

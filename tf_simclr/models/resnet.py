@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 import numbers
 
-import tensorflow as tf
-
 from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.stack import keras
 
-layers = tf.keras.layers
+layers = keras.layers
 
 BLOCKS = {
     10: (False, (1, 1, 1, 1)),
@@ -44,7 +43,7 @@ def resnet(
     se_ratio: float = 0.0,
     batch_norm_decay: float = 0.9,
     name: str | None = None,
-) -> tf.keras.Model:
+) -> keras.Model:
     """Builds a ResNet without a classifier.
 
     Args:
@@ -90,7 +89,7 @@ def resnet(
             x = make(x, net.width(64 * 2 ** (group - 1)), strides, block == 0, prefix, last)
     # float32 even under mixed precision, because everything downstream measures h.
     x = layers.GlobalAveragePooling2D(name="final_avg_pool", dtype="float32")(x)
-    return tf.keras.Model(images, x, name=name or f"resnet{depth}")
+    return keras.Model(images, x, name=name or f"resnet{depth}")
 
 
 def _check_number(argument, value, kind, low, high):
@@ -126,7 +125,7 @@ class _Net:
             strides,
             padding="same" if strides == 1 else "valid",
             use_bias=False,
-            kernel_initializer=tf.keras.initializers.VarianceScaling(),
+            kernel_initializer=keras.initializers.VarianceScaling(),
             name=name,
         )(x)
 
@@ -216,7 +215,7 @@ class _Net:
                 width,
                 1,
                 activation=activation,
-                kernel_initializer=tf.keras.initializers.VarianceScaling(),
+                kernel_initializer=keras.initializers.VarianceScaling(),
                 name=f"{name}_{part}",
             )(gate)
         return layers.Multiply(name=f"{name}_out")([gate, x])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
 
-def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
+def segments_of(encoder: keras.Model) -> list[keras.Model]:
     """Splits an encoder where its blocks begin; the segments share the encoder's weights.
 
     A residual or dense block begins at a tensor that is read by several layers, or by a layer made
@@ -18,7 +19,7 @@ def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
     """
     if not hasattr(encoder, "_nodes_by_depth"):
         raise UserError(
-            f"rematerialize needs an encoder made as tf.keras.Model(inputs, outputs); received a "
+            f"rematerialize needs an encoder made as keras.Model(inputs, outputs); received a "
             f"{type(encoder).__name__}."
         )
     nodes = [
@@ -46,7 +47,7 @@ def segments_of(encoder: tf.keras.Model) -> list[tf.keras.Model]:
             "micro_batch_size instead."
         )
     ends = zip([encoder.input, *cuts], [*cuts, encoder.output])
-    return [tf.keras.Model(begin, end) for begin, end in ends]
+    return [keras.Model(begin, end) for begin, end in ends]
 
 
 def _is_composite(layer):

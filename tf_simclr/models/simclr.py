@@ -19,12 +19,13 @@ from tf_simclr.models.recompute import Network, forward, penalties
 from tf_simclr.models.segments import segments_of
 from tf_simclr.models.skipping import counting_skips, skipping
 from tf_simclr.models.step_metrics import StepMetrics
+from tf_simclr.stack import keras
 
-_FIT, _EVALUATE = (inspect.signature(f) for f in (tf.keras.Model.fit, tf.keras.Model.evaluate))
+_FIT, _EVALUATE = (inspect.signature(f) for f in (keras.Model.fit, keras.Model.evaluate))
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class SimCLR(tf.keras.Model):
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class SimCLR(keras.Model):
     """A Simple framework for Contrastive Learning of visual Representations (arXiv:2002.05709).
 
     `fit` takes `two_view_dataset`, or any dataset of (view_a, view_b), each [N, H, W, C] of floats
@@ -64,8 +65,8 @@ class SimCLR(tf.keras.Model):
 
     def __init__(
         self,
-        encoder: tf.keras.Model,
-        projection_head: tf.keras.layers.Layer | None = None,
+        encoder: keras.Model,
+        projection_head: keras.layers.Layer | None = None,
         temperature: float | None = None,
         probe_classes: int = 0,
         global_batch_norm: bool = True,
@@ -90,7 +91,7 @@ class SimCLR(tf.keras.Model):
         build_head(self.projection_head, h)
         self.probe = None
         if probe_classes:
-            self.probe = tf.keras.layers.Dense(probe_classes, dtype="float32", name="probe")
+            self.probe = keras.layers.Dense(probe_classes, dtype="float32", name="probe")
             with tf.name_scope(self.probe.name):
                 self.probe.build(h)
         synchronized = global_batch_norm and num_replicas() > 1 and micro_batch_size is None
@@ -125,11 +126,11 @@ class SimCLR(tf.keras.Model):
                 "compile takes no loss: give one to the constructor, as in SimCLR(encoder, head, "
                 f"loss=NTXent(0.1)); received loss={kwargs['loss']!r}."
             )
-        optimizer = tf.keras.optimizers.get(optimizer)
+        optimizer = keras.optimizers.get(optimizer)
         if self.skip_bad_steps and self.dtype_policy.name != "mixed_float16":
             optimizer = skipping(optimizer)  # For mixed_float16 Keras wraps the optimiser itself.
         super().compile(optimizer=optimizer, **kwargs)
-        self.probe_optimizer = tf.keras.optimizers.get(probe_optimizer or "adam")
+        self.probe_optimizer = keras.optimizers.get(probe_optimizer or "adam")
 
     @property
     def metrics(self):
@@ -217,7 +218,7 @@ class SimCLR(tf.keras.Model):
 
     @property
     def _can_skip(self) -> bool:
-        return isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        return isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
 
     def test_step(self, data):
         batch, labelled = self._pairs.take(data)
@@ -235,7 +236,7 @@ class SimCLR(tf.keras.Model):
         return {mean.name: mean.result() for mean in self.metrics}
 
     def get_config(self):
-        serialize = tf.keras.saving.serialize_keras_object
+        serialize = keras.saving.serialize_keras_object
         return {
             "encoder": serialize(self.encoder),
             "projection_head": serialize(self.projection_head),
@@ -251,7 +252,7 @@ class SimCLR(tf.keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         parts = {
-            name: tf.keras.saving.deserialize_keras_object(config[name], custom_objects)
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
             for name in ("encoder", "projection_head", "loss")
             if name in config  # Models saved before losses were values have only a temperature.
         }
@@ -260,7 +261,7 @@ class SimCLR(tf.keras.Model):
     def get_compile_config(self):
         if self.optimizer is None:
             return None
-        serialize = tf.keras.saving.serialize_keras_object
+        serialize = keras.saving.serialize_keras_object
         return {
             "optimizer": serialize(self.optimizer),
             "probe_optimizer": serialize(self.probe_optimizer),
@@ -268,7 +269,7 @@ class SimCLR(tf.keras.Model):
 
     def compile_from_config(self, config):
         self.compile(
-            **{name: tf.keras.saving.deserialize_keras_object(c) for name, c in config.items()}
+            **{name: keras.saving.deserialize_keras_object(c) for name, c in config.items()}
         )
         self.optimizer.build(self.learned_variables)
         if self.probe is not None:

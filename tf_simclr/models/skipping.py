@@ -8,29 +8,30 @@ import tensorflow as tf
 
 from tf_simclr.losses import replica_share
 from tf_simclr.models.recompute import read
+from tf_simclr.stack import keras
 
 _NEVER = 2**62  # Steps after which Keras would raise the loss scale.
 
 
-def skipping(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Optimizer:
+def skipping(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Wraps an optimiser to skip updates with a NaN or infinite gradient, on all replicas alike.
 
     Keras' optimiser for float16 does that under every strategy. Here its loss scale is 1: Keras
     never lowers it below 1, and `_NEVER` keeps it from being raised.
     """
-    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+    if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
         return optimizer
-    return tf.keras.mixed_precision.LossScaleOptimizer(
+    return keras.mixed_precision.LossScaleOptimizer(
         optimizer, initial_scale=1.0, dynamic_growth_steps=_NEVER
     )
 
 
-def saved_form(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Optimizer:
+def saved_form(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimiser to save in a checkpoint: the inner one, if `skipping` wrapped it.
 
     So a run can be resumed with or without `--skip_bad_steps`.
     """
-    if not isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+    if not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
         return optimizer
     ours = optimizer.dynamic_growth_steps == _NEVER
     return optimizer.inner_optimizer if ours else optimizer
@@ -38,9 +39,9 @@ def saved_form(optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.
 
 def counting_skips(
     step: Callable,
-    optimizer: tf.keras.mixed_precision.LossScaleOptimizer,
+    optimizer: keras.mixed_precision.LossScaleOptimizer,
     moving: list[tf.Variable],
-    skipped: tf.keras.metrics.Metric,
+    skipped: keras.metrics.Metric,
 ) -> Callable:
     """Wraps a step to count skipped updates and to keep moving statistics finite.
 

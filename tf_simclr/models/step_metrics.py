@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_simclr import losses
 from tf_simclr.distribute import num_replicas
+from tf_simclr.stack import keras
 
 _TOP = {"contrastive_top1": 1, "contrastive_top5": 5}  # The positive is among the k nearest views.
 _WATCHED_ROWS = 512  # Embeddings whose spread is measured; uniformity's cost is quadratic.
@@ -24,13 +25,13 @@ class _Unsaved:
         pass
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class _Mean(_Unsaved, tf.keras.metrics.Mean):
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class _Mean(_Unsaved, keras.metrics.Mean):
     pass
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class _Sum(_Unsaved, tf.keras.metrics.Sum):
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class _Sum(_Unsaved, keras.metrics.Sum):
     pass
 
 
@@ -38,8 +39,8 @@ class StepMetrics:
     """Means of the loss, the accuracies and the embeddings' spread, until they are reset.
 
     Attributes:
-      means: {name: tf.keras.metrics.Mean}.
-      skipped: tf.keras.metrics.Sum, the number of skipped steps.
+      means: {name: keras.metrics.Mean}.
+      skipped: keras.metrics.Sum, the number of skipped steps.
     """
 
     def __init__(self, ranks: bool, probe: bool, finite_only: bool):
@@ -57,7 +58,7 @@ class StepMetrics:
         self.skipped = _Sum(name="skipped_steps")
         self._finite_only = finite_only
 
-    def all(self, skipping: bool) -> list[tf.keras.metrics.Metric]:
+    def all(self, skipping: bool) -> list[keras.metrics.Metric]:
         """Every metric; `skipped` only if steps can be skipped."""
         return [*self.means.values(), *([self.skipped] if skipping else [])]
 
@@ -87,5 +88,5 @@ class StepMetrics:
     def update_probe(self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> None:
         """Adds the probe's cross-entropies [n], labels [n] and logits [n, classes]."""
         self.means["probe_loss"].update_state(loss)
-        correct = tf.keras.metrics.sparse_categorical_accuracy(labels, logits)
+        correct = keras.metrics.sparse_categorical_accuracy(labels, logits)
         self.means["probe_top1"].update_state(correct)

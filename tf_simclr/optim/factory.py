@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_simclr.errors import UserError, unknown_name
 from tf_simclr.optim.lamb import LAMB
 from tf_simclr.optim.lars import LARS, is_adapted
+from tf_simclr.stack import keras
 
 OPTIMIZERS = ("lars", "momentum", "adamw", "lamb")
 
@@ -20,7 +21,7 @@ def build_optimizer(
     variables: Sequence[tf.Variable],
     weight_decay: float = 0.0,
     momentum: float = 0.9,
-) -> tf.keras.optimizers.Optimizer:
+) -> keras.optimizers.Optimizer:
     """Builds an optimiser whose weight decay applies to kernels only.
 
     Biases and normalisation variables (rank <= 1) never decay (`decay_sets`). "lars" adds the decay
@@ -50,12 +51,12 @@ def build_optimizer(
     elif name == "lamb":
         optimizer = LAMB(learning_rate, weight_decay=weight_decay)
     elif name == "momentum":
-        optimizer = tf.keras.optimizers.SGD(
+        optimizer = keras.optimizers.SGD(
             learning_rate, momentum=momentum, nesterov=True, weight_decay=weight_decay or None
         )
         _spare_vectors(optimizer, variables)
     else:
-        optimizer = tf.keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
+        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
         _spare_vectors(optimizer, variables)
     optimizer.build(variables)
     return optimizer

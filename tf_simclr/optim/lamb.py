@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError
 from tf_simclr.optim.lars import is_adapted
+from tf_simclr.stack import keras
 
 
 def lamb_update(w, g, m, v, step, lr, beta_1, beta_2, epsilon, weight_decay, adapt):
@@ -52,8 +53,8 @@ def _one_minus_power(beta: float, step):
     return -tf.math.expm1(step * math.log(beta))
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class LAMB(tf.keras.optimizers.Optimizer):
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class LAMB(keras.optimizers.Optimizer):
     """`lamb_update` as a Keras optimiser.
 
     Variables of rank <= 1 (biases; gamma and beta of normalisation) get plain Adam, without weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
 
 def lars_update(w, g, v, lr, momentum, weight_decay, eta):
@@ -37,8 +38,8 @@ def lars_update(w, g, v, lr, momentum, weight_decay, eta):
     return w - v, v
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class LARS(tf.keras.optimizers.Optimizer):
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class LARS(keras.optimizers.Optimizer):
     """`lars_update` as a Keras optimiser.
 
     Variables of rank <= 1 (biases; gamma and beta of normalisation) get plain momentum, without

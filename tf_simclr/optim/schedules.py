@@ -7,6 +7,7 @@ import math
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, unknown_name
+from tf_simclr.stack import keras
 
 SCALINGS = ("linear", "sqrt", "none")
 
@@ -31,8 +32,8 @@ def scaled_learning_rate(base: float, batch_size: int, scaling: str = "linear") 
     raise unknown_name("learning_rate_scaling", scaling, SCALINGS)
 
 
-@tf.keras.utils.register_keras_serializable(package="tf_simclr")
-class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warmup, then one half period of a cosine to zero (paper, appendix B.6).
 
         step < warmup:  peak * step / warmup

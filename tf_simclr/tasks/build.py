@@ -23,6 +23,7 @@ from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.factory import build_optimizer
+from tf_simclr.stack import keras
 from tf_simclr.training import Plan, Session, make_plan
 from tf_simclr.training.online import OnlineEvaluation
 from tf_simclr.training.plan import check_shares
@@ -114,7 +115,7 @@ def _some_of(source, most: int, seed: int):
     return source.take(np.sort(np.random.default_rng(seed).permutation(source.num_examples)[:most]))
 
 
-def online_evaluation(config: Config, strategy, encoder: tf.keras.Model, sources):
+def online_evaluation(config: Config, strategy, encoder: keras.Model, sources):
     """The function that the training loop calls to evaluate; None without `sources`."""
     if sources is None:
         return None
@@ -218,7 +219,7 @@ def session_of(config: Config, strategy: tf.distribute.Strategy, source) -> Sess
     )
 
 
-def manifest_of(config: Config, source, encoder: tf.keras.Model) -> dict[str, Any]:
+def manifest_of(config: Config, source, encoder: keras.Model) -> dict[str, Any]:
     """The manifest that is kept with the run's checkpoints."""
     return manifest(source, encoder, image_size=config.image_size, flags=recorded(config))
 
@@ -277,9 +278,9 @@ def card_of(config: Config, trained_on: str, method: str, **more: Any) -> dict[s
     }
 
 
-def encoder_of(config: Config, channels: int) -> tf.keras.Model:
+def encoder_of(config: Config, channels: int) -> keras.Model:
     """Builds the encoder with random weights from the seed."""
-    tf.keras.utils.set_random_seed(config.seed)
+    keras.utils.set_random_seed(config.seed)
     return build_encoder(
         config.encoder,
         image_size=config.image_size,
@@ -311,18 +312,18 @@ def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> 
     optimizer = optimizer_of(config, plan, model.learned_variables)
     probe_optimizer = None
     if probe_classes:
-        probe_optimizer = tf.keras.optimizers.Adam(1e-3)
+        probe_optimizer = keras.optimizers.Adam(1e-3)
         probe_optimizer.build(model.probe.trainable_variables)
     model.compile(optimizer=optimizer, probe_optimizer=probe_optimizer)
     return model
 
 
-def embedding_dim(config: Config, encoder: tf.keras.Model) -> int:
+def embedding_dim(config: Config, encoder: keras.Model) -> int:
     """D of the embeddings z or, without a projection head, of the representation h."""
     return config.proj_out_dim if config.num_proj_layers else int(encoder.output_shape[-1])
 
 
-def optimizer_of(config: Config, plan: Plan, variables) -> tf.keras.optimizers.Optimizer:
+def optimizer_of(config: Config, plan: Plan, variables) -> keras.optimizers.Optimizer:
     """The optimiser of a training run, built for `variables`."""
     return build_optimizer(
         config.optimizer,

@@ -18,6 +18,7 @@ from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import printable
 from tf_simclr.losses import ContrastiveLoss, contrast_of
+from tf_simclr.stack import keras
 from tf_simclr.tasks import build
 from tf_simclr.training.memory import available_bytes, peak_bytes
 
@@ -92,11 +93,11 @@ class Need:
     def of(cls, config: Config, source: Source, plan) -> Need:
         """Traces a step at two batch sizes, and the loss of the whole batch."""
         few = dataclasses.replace(config, micro_batch_size=0)
-        tf.keras.mixed_precision.set_global_policy(config.precision)
+        keras.mixed_precision.set_global_policy(config.precision)
         try:
             model = build.simclr_of(few, source.channels, plan, 0)
         finally:
-            tf.keras.mixed_precision.set_global_policy("float32")
+            keras.mixed_precision.set_global_policy("float32")
         low, high = (
             peak_bytes(
                 tf.function(model.train_step).get_concrete_function(_batch(config, source, n))

@@ -17,6 +17,7 @@ from tf_simclr.features import check_channels, represent
 from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
 from tf_simclr.models.classifier import ClassifierTraining, classifier
 from tf_simclr.models.skipping import saved_form
+from tf_simclr.stack import keras
 from tf_simclr.tasks import build
 from tf_simclr.training import Plan, Session
 
@@ -32,8 +33,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     config = build.fit_batch(config, source.num_examples, replicas)
     plan = build.plan_of(config, source.num_examples, replicas)
     session = build.session_of(config, strategy, source)
-    tf.keras.utils.set_random_seed(config.seed)
-    tf.keras.mixed_precision.set_global_policy(config.precision)
+    keras.utils.set_random_seed(config.seed)
+    keras.mixed_precision.set_global_policy(config.precision)
     with strategy.scope():
         # A resumed run loads the encoder from its own checkpoints: --init_from may no longer exist.
         encoder = load_encoder_from(config.workdir if session.resumes else config.init_from)

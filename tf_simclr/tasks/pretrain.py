@@ -15,6 +15,7 @@ from tf_simclr.export import check_exportable
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.models.skipping import saved_form
 from tf_simclr.report import view_grid
+from tf_simclr.stack import keras
 from tf_simclr.tasks import build
 from tf_simclr.training import Plan, Session
 
@@ -31,7 +32,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     splits = build.online_splits(config, source.channels)
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
     session = build.session_of(config, strategy, source)
-    tf.keras.mixed_precision.set_global_policy(config.precision)
+    keras.mixed_precision.set_global_policy(config.precision)
     with strategy.scope():
         model = build.simclr_of(config, source.channels, plan, _probe_classes(config, source))
     check_exportable(model.encoder, config.image_size)

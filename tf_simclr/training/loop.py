@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from tf_simclr.distribute import on_replicas, several_hosts
 from tf_simclr.errors import Stopped, UserError
+from tf_simclr.stack import keras
 from tf_simclr.training.hosts import Watch
 from tf_simclr.training.plan import Plan, is_due
 from tf_simclr.training.stopping import StopRequest
@@ -36,7 +37,7 @@ class Checkpoints(Protocol):
 
 
 def train(
-    model: tf.keras.Model,
+    model: keras.Model,
     dataset,
     plan: Plan,
     *,

@@ -16,6 +16,7 @@ from tf_simclr.evaluation.evaluators import Evaluator, scalars
 from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.features import Computer, even_size
 from tf_simclr.models.batch_norm import plain_copy, plain_form
+from tf_simclr.stack import keras
 
 
 class OnlineEvaluation:
@@ -32,7 +33,7 @@ class OnlineEvaluation:
 
     def __init__(
         self,
-        encoder: tf.keras.Model,
+        encoder: keras.Model,
         strategy: tf.distribute.Strategy,
         evaluator: Evaluator,
         splits: tuple[tuple[object, Labelled], tuple[object, Labelled]],

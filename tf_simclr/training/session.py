@@ -25,6 +25,7 @@ from tf_simclr.distribute import is_chief, several_hosts
 from tf_simclr.errors import UserError
 from tf_simclr.export import export_encoder
 from tf_simclr.report import write_report
+from tf_simclr.stack import keras
 from tf_simclr.training.guards import Guard
 from tf_simclr.training.loop import train
 from tf_simclr.training.plan import Plan, is_due
@@ -110,7 +111,7 @@ class Session:
 
     def train(
         self,
-        model: tf.keras.Model,
+        model: keras.Model,
         plan: Plan,
         source,
         dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
@@ -185,7 +186,7 @@ class Session:
         self.step = plan.total_steps
         return metrics
 
-    def hand_over(self, encoder: tf.keras.Model, *, image_size: int, card: dict) -> None:
+    def hand_over(self, encoder: keras.Model, *, image_size: int, card: dict) -> None:
         """Exports the encoder and writes the report; with several hosts, only the chief does.
 
         Args:

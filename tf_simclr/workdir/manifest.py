@@ -14,6 +14,7 @@ from absl import logging
 
 from tf_simclr import __version__
 from tf_simclr.errors import UserError
+from tf_simclr.stack import keras
 
 
 def manifest(source, encoder, *, image_size: int, flags: dict[str, Any]) -> dict:
@@ -26,7 +27,7 @@ def manifest(source, encoder, *, image_size: int, flags: dict[str, Any]) -> dict
       flags: {name: value} of every setting; JSON-ready.
     """
     return {
-        "encoder": tf.keras.saving.serialize_keras_object(encoder),
+        "encoder": keras.saving.serialize_keras_object(encoder),
         "image_size": image_size,
         "flags": flags,
         "dataset": {"name": source.name, "fingerprint": source.fingerprint},
