@@ -19,7 +19,8 @@ from tf_simclr.augment import eval_crop_proportion
 from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.errors import UserError, brief
 from tf_simclr.models.batch_norm import layers_of, plain_copy, plain_form
-from tf_simclr.models.encoder_interface import encoder_shapes, is_functional, trace_on_images
+from tf_simclr.models.encoder_interface import encoder_shapes, trace_on_images
+from tf_simclr.models.keras_internals import is_functional, weight_penalties
 from tf_simclr.stack import keras
 
 KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
@@ -50,8 +51,7 @@ class ReusableEncoder(tf.train.Checkpoint):
         self.variables = list(model.variables)
         self.trainable_variables = list(model.trainable_variables)
         self.regularization_losses = []
-        # Keras' `losses` would add those of the last images that the model was called with.
-        penalties = [loss for layer in layers_of(model) for loss in layer._callable_losses]
+        penalties = [loss for layer in layers_of(model) for loss in weight_penalties(layer)]
         if penalties:
             self.regularization_losses = [
                 tf.function(lambda: tf.add_n([penalty() for penalty in penalties]), [])

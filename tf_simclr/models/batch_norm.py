@@ -14,10 +14,10 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, brief
+from tf_simclr.models.keras_internals import BATCH_NORM_SWITCHES, switch_batch_norm
 from tf_simclr.stack import keras
 
 _PLAIN = "float32"
-_SWITCHES = ("synchronized", "fused", "_bessels_correction_test_only")
 
 
 def synchronize_batch_norm(model: keras.layers.Layer, enabled: bool = True) -> int:
@@ -32,30 +32,8 @@ def synchronize_batch_norm(model: keras.layers.Layer, enabled: bool = True) -> i
     """
     found = batch_norm_layers(model)
     for layer in found:
-        layer.synchronized = enabled
-        layer.fused = False if enabled else _fused(layer)
-        # The fused kernel updates the moving variance with the unbiased estimate, the synchronised
-        # form with the biased one: 1 % apart on a 2 x 2 map of 32 images. With this private switch
-        # of Keras (TensorFlow is pinned) one replica and many keep the same statistics.
-        layer._bessels_correction_test_only = False
+        switch_batch_norm(layer, enabled)
     return len(found)
-
-
-def _fused(layer) -> bool | None:
-    """Whether Keras has a fused kernel for the layer: only if the layer's inputs are images.
-
-    None if the layer was never built (keras-cv creates some that it does not use): it then decides
-    when it is built.
-    """
-    if not layer._fused_can_be_used():
-        return False
-    if layer.input_spec is None:
-        return None
-    data_format = {(1,): "NCHW", (3,): "NHWC"}.get(tuple(layer.axis))
-    if layer.input_spec.ndim != 4 or data_format is None:
-        return False
-    layer._data_format = data_format  # Keras leaves it out of layers built as synchronised.
-    return True
 
 
 def batch_norm_layers(model: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
@@ -75,7 +53,10 @@ def plain_form(model: keras.Model) -> Iterator[None]:
 
     With every layer trainable, `model.weights` has the same order for every copy of a model.
     """
-    norms = [(norm, {k: getattr(norm, k) for k in _SWITCHES}) for norm in batch_norm_layers(model)]
+    norms = [
+        (norm, {k: getattr(norm, k) for k in BATCH_NORM_SWITCHES})
+        for norm in batch_norm_layers(model)
+    ]
     layers = layers_of(model)
     trainable = [layer.trainable for layer in layers]
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.errors import UserError, brief
+from tf_simclr.models.keras_internals import is_functional
 from tf_simclr.stack import keras
 
 _SMALLEST_SCALE = 0.1  # Rescaling(1 / 255) is far below, any adjustment of contrast above.
@@ -84,13 +85,6 @@ def encoder_shapes(encoder: keras.layers.Layer) -> tuple[tuple, tuple]:
             f"{encoder.name!r} with input and output shapes {taken} and {tuple(outputs)}."
         )
     return taken, (None, outputs[1])
-
-
-def is_functional(model: keras.layers.Layer) -> bool:
-    """Whether a model's graph of layers defines it, as for functional and Sequential models."""
-    functional = keras.Sequential.__base__
-    own = (functional.call, keras.Sequential.call)
-    return getattr(model, "_is_graph_network", False) and type(model).call in own
 
 
 def trace_on_images(encoder: keras.layers.Layer, shape: Sequence[int | None]):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
+from tf_simclr.models.keras_internals import make_random_state_readable, random_state
 from tf_simclr.models.micro_batches import MicroBatches
 from tf_simclr.stack import keras
 
@@ -163,12 +164,7 @@ def make_replayable(layer: keras.layers.Layer) -> None:
     Keras' default uses random operations that cannot be replayed.
     """
     for part in (layer, *layer.submodules):
-        generator = getattr(part, "_random_generator", None)
-        if generator is not None:
-            if generator._rng_type == "legacy_stateful":
-                generator = type(generator)(generator._seed, rng_type="stateful")
-                part._random_generator = generator
-            generator._maybe_init()
+        make_random_state_readable(part)
 
 
 def _run(segment, x):
@@ -187,9 +183,9 @@ def _state(segment):
     Includes weights of frozen layers, which Keras does not distinguish from statistics.
     """
     parts = [part for layer in segment for part in (layer, *layer.submodules)]
-    generators = [getattr(getattr(p, "_random_generator", None), "_generator", None) for p in parts]
+    states = [random_state(part) for part in parts]
     moving = [variable for layer in segment for variable in layer.non_trainable_variables]
-    return moving + [generator.state for generator in generators if generator is not None]
+    return moving + [state for state in states if state is not None]
 
 
 def _after(gate: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

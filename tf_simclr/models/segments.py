@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_simclr.errors import UserError
+from tf_simclr.models.keras_internals import has_inner_layers
 from tf_simclr.stack import keras
 
 
@@ -37,7 +38,7 @@ def segments_of(encoder: keras.Model) -> list[keras.Model]:
     for position, node in enumerate(nodes):
         outputs = tf.nest.flatten(node.outputs)
         reading = [reader for tensor in outputs for reader in readers.get(id(tensor), [])]
-        begins = len(reading) > 1 or any(_is_composite(nodes[i].layer) for i in reading)
+        begins = len(reading) > 1 or any(has_inner_layers(nodes[i].layer) for i in reading)
         if last_read <= position and begins and len(outputs) == 1:
             cuts.append(outputs[0])
         last_read = max([last_read, *reading])
@@ -48,7 +49,3 @@ def segments_of(encoder: keras.Model) -> list[keras.Model]:
         )
     ends = zip([encoder.input, *cuts], [*cuts, encoder.output])
     return [keras.Model(begin, end) for begin, end in ends]
-
-
-def _is_composite(layer):
-    return any(True for _ in layer._flatten_layers(include_self=False))
