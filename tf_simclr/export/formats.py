@@ -56,7 +56,7 @@ FORMATS = [
         (KERAS_FILE,),
         keras_file.write,
         keras_file.check,
-        use=f'encoder = keras.models.load_model("this/folder/{KERAS_FILE}")',
+        use=f'encoder = tf.keras.models.load_model("this/folder/{KERAS_FILE}")',
     ),
 ]
 

@@ -34,7 +34,7 @@ def interface_of(encoder: keras.layers.Layer) -> tuple[tf.TensorSpec, tuple[None
         if not tensor.dtype.is_floating:
             raise UserError(
                 f"encoder must take float images in [0, 1]; the input of {encoder.name!r} is "
-                f"{tensor.dtype.name}. Begin it with keras.Input(shape) and leave out its own "
+                f"{tensor.dtype.name}. Begin it with tf.keras.Input(shape) and leave out its own "
                 "scaling to [0, 1]."
             )
     _check_scale(encoder)
@@ -62,7 +62,7 @@ def encoder_shapes(encoder: keras.layers.Layer) -> tuple[tuple, tuple]:
     """
     if not isinstance(encoder, keras.layers.Layer):
         raise UserError(
-            "encoder must be a keras model or layer from images to vectors [N, D]; received "
+            "encoder must be a tf.keras model or layer from images to vectors [N, D]; received "
             f"{encoder!r:.200}."
         )
     taken = _input_shape(encoder)
@@ -72,7 +72,7 @@ def encoder_shapes(encoder: keras.layers.Layer) -> tuple[tuple, tuple]:
     if not isinstance(outputs, tf.TensorShape):
         raise UserError(
             f"encoder must have one output, vectors [N, D]; {encoder.name!r} has {outputs}. Give "
-            "the model with only the output to train: keras.Model(inputs, h)."
+            "the model with only the output to train: tf.keras.Model(inputs, h)."
         )
     if outputs.rank != 2:
         raise UserError(
@@ -118,7 +118,7 @@ def build_head(head: keras.layers.Layer, h: tuple[None, int]) -> None:
     """
     if not isinstance(head, keras.layers.Layer):
         raise UserError(
-            f"projection_head must be a keras layer from h to z; received {head!r:.200}."
+            f"projection_head must be a tf.keras layer from h to z; received {head!r:.200}."
         )
     if not head.built:
         with tf.name_scope(head.name):
@@ -141,7 +141,7 @@ def _input_shape(encoder) -> tuple:
             raise UserError(
                 f"encoder {encoder.name!r} has not been built, so its output is unknown. Call it "
                 "once on a batch of zeros, such as encoder(tf.zeros([1, 32, 32, 3])), or begin it "
-                "with keras.Input."
+                "with tf.keras.Input."
             )
         shapes = _shapes_in(built)
     if len(shapes) != 1 or len(shapes[0]) != 4:
@@ -200,7 +200,7 @@ def _output_of(head, spec):
 
 
 def _check_scale(encoder) -> None:
-    """Raises UserError for an encoder that expects 0 to 255, as some of keras.applications do.
+    """Raises UserError for an encoder that expects 0 to 255, as some of tf.keras.applications do.
 
     Images in [0, 1] would look almost black to it, and its outputs would be nearly equal.
     """
@@ -210,7 +210,7 @@ def _check_scale(encoder) -> None:
     scale = np.prod([np.max(np.abs(scale)) for scale in scales])
     if scale < _SMALLEST_SCALE:
         raise UserError(
-            f"encoder {encoder.name!r} scales its input by {scale:.3g} (keras.layers.Rescaling),"
+            f"encoder {encoder.name!r} scales its input by {scale:.3g} (tf.keras.layers.Rescaling),"
             " but it is given images in [0, 1]. Build it without its own scaling "
             "(include_preprocessing=False, include_rescaling=False), or put "
             "tf.keras.layers.Rescaling(255.0) before it."

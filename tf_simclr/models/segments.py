@@ -20,7 +20,7 @@ def segments_of(encoder: keras.Model) -> list[keras.Model]:
     """
     if not hasattr(encoder, "_nodes_by_depth"):
         raise UserError(
-            f"rematerialize needs an encoder made as keras.Model(inputs, outputs); received a "
+            f"rematerialize needs an encoder made as tf.keras.Model(inputs, outputs); received a "
             f"{type(encoder).__name__}."
         )
     nodes = [
