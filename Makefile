@@ -66,7 +66,7 @@ demo: .venv/ready ## pretrain on embedded digits, evaluate, export, report: minu
 	@echo "The report, open it in a browser:         $(DEMO_DIR)/report.html"
 	@echo "The encoder, a SavedModel and its card:   $(DEMO_DIR)/encoder/"
 
-# Threads of OpenMP spin while they wait, which costs two processes on two cores minutes.
+# OpenMP threads spin while they wait: two processes with two threads each would block each other.
 test: .venv/ready ## the test suite: 15 to 40 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 

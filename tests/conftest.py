@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
+
+import tf_simclr  # noqa: F401  Before TensorFlow, so that `tf.keras` is the package's Keras.
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if sys.version_info >= (3, 12):
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"  # So that `tf.keras` in tests is the package's Keras.
 
 import pytest
 import tensorflow as tf
@@ -25,10 +24,9 @@ tf.config.set_logical_device_configuration(
 
 
 def pytest_collection_finish():
-    """Leaves what TensorFlow and the tests made on import out of garbage collection.
+    """Excludes the objects of imported modules from garbage collection, which is made rarer.
 
-    There are millions of such objects, and a full collection visits all others: the collections
-    took a fifteenth of the suite's time.
+    TensorFlow's graphs leave millions of objects, which each full collection visits.
     """
     gc.collect()
     gc.freeze()
@@ -56,7 +54,7 @@ def tiny_encoder(monkeypatch):
 
 @pytest.fixture
 def no_export(monkeypatch):
-    """Training runs of a test neither export their encoder nor write a report: takes seconds."""
+    """Training runs of a test end without export and report, which take seconds."""
     monkeypatch.setattr(Session, "hand_over", lambda *args, **kwargs: None)
 
 

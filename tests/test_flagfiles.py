@@ -16,7 +16,7 @@ from tf_simclr.workdir import read_results
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
-# What makes any recipe small enough for a test; everything else stays as the recipe has it.
+# With `shallow`, makes any recipe small enough for a test; all else stays as in the recipe.
 SHRUNK = """
 --image_size=32
 --train_batch_size=4
@@ -47,7 +47,7 @@ def small_data(monkeypatch):
 
 @pytest.fixture(scope="module")
 def shallow():
-    """ResNets have one block in every group: the time goes into tracing, not into computing."""
+    """Gives every ResNet one block per group, as tracing the others takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         for depth, (bottleneck, _) in resnet.BLOCKS.items():
             patch.setitem(resnet.BLOCKS, depth, (bottleneck, (1, 1, 1, 1)))

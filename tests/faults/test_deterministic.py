@@ -25,7 +25,7 @@ _BFLOAT16 = pytest.param({"precision": "mixed_bfloat16", "virtual_cpus": 2}, mar
 
 @pytest.mark.parametrize("more", [{}, _BFLOAT16], ids=["float32", "mixed_bfloat16"])
 def test_two_runs_have_the_same_bits(more, tmp_path):
-    settings = {"deterministic": True, "train_steps": 8, **more}
+    settings = {"deterministic": True, "train_steps": 20, **more}
     said = [
         run(tmp_path / name, tmp_path / f"{name}.log", prelude=_REFUSES_CHANCE, **settings)
         for name in ("one", "two")

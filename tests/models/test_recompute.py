@@ -30,7 +30,9 @@ from tf_simclr.models.simclr import SimCLR
 layers = tf.keras.layers
 
 
-@pytest.mark.parametrize("size", [1, 6, 12, 24])
+@pytest.mark.parametrize(
+    "size", [1, 6, 12, 24, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 4, 8))]
+)
 def test_without_batch_norm_every_micro_batch_gives_the_same_gradient(size):
     plain = step(model_of(network()))
     assert_same(step(model_of(network(), micro_batch_size=size)), plain)

@@ -109,11 +109,13 @@ def test_the_whole_step_compiles_under_xla(source, one_replica):
     assert_close(one_replica, train_on(strategy, source, jit_compile=True), 1e-3)
 
 
-def test_two_replicas_compile_in_parts_under_xla(source, one_tiny_replica):
+@pytest.mark.parametrize("tiny", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_two_replicas_compile_in_parts_under_xla(tiny, source, request):
+    one = request.getfixturevalue("one_tiny_replica" if tiny else "one_replica")
     context.context().enable_graph_collection()
     try:
-        two = train_on(mirrored(2), source, jit_compile=True, tiny=True)
-        assert_close(one_tiny_replica, two, 1e-3)
+        two = train_on(mirrored(2), source, jit_compile=True, tiny=tiny)
+        assert_close(one, two, 1e-3)
     finally:
         graphs = context.context().export_run_metadata().function_graphs
         context.context().disable_graph_collection()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 from typing import Any
@@ -19,9 +20,10 @@ import tensorflow as tf
 from tf_simclr.checkpoints.safe_config import check_config, check_keras_file
 from tf_simclr.stack import keras
 
+_CONFIG = "config.json"
 _HERE = keras.layers.Layer.__module__.partition(".")[0] + "."
-_MODULE = re.compile(r"(tf_)?keras\.(?=src\.)")
-# Settings that tf_keras 2.21 writes and Keras 2.15 does not know, and what they are there.
+_MODULE = re.compile(r"^(tf_)?keras\.(?=src\.)")
+# Settings that tf_keras 2.21 writes and Keras 2.15 does not know, with their default values.
 _NEW = {"InputLayer": {"optional": False}}
 
 
@@ -33,16 +35,19 @@ def load_keras(file: str) -> keras.Model:
       Exception: of any kind, if it is damaged or not a model.
     """
     check_keras_file(file)
-    with tempfile.TemporaryDirectory() as scratch:
-        local = os.path.join(scratch, "model.keras")
-        with tf.io.gfile.GFile(file, "rb") as opened, zipfile.ZipFile(opened) as archive:
+    with tf.io.gfile.GFile(file, "rb") as opened, zipfile.ZipFile(opened) as archive:
+        written = json.loads(archive.read(_CONFIG))
+        config = for_this_stack(written)
+        if config == written:
+            return keras.models.load_model(file, compile=False, safe_mode=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            local = os.path.join(scratch, "model.keras")
             with zipfile.ZipFile(local, "w") as copy:
-                for name in archive.namelist():
-                    data = archive.read(name)
-                    if name == "config.json":
-                        data = json.dumps(for_this_stack(json.loads(data))).encode()
-                    copy.writestr(name, data)
-        return keras.models.load_model(local, compile=False, safe_mode=True)
+                copy.writestr(_CONFIG, json.dumps(config))
+                for name in set(archive.namelist()) - {_CONFIG}:
+                    with archive.open(name) as part, copy.open(name, "w", force_zip64=True) as to:
+                        shutil.copyfileobj(part, to)
+            return keras.models.load_model(local, compile=False, safe_mode=True)
 
 
 def from_config(config: dict[str, Any]) -> Any:

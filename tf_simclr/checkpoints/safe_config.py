@@ -17,6 +17,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.stack import keras
 
 _PACKAGES = ("keras", "tf_keras", "keras_cv", "tf_simclr")
+_ACTIVATIONS = ("builtins", "keras.activations", "tf_keras.activations")
 _VALUES = ("__tensor__", "__numpy__", "__bytes__")
 _CLASS = re.compile(r"[A-Z]\w*")
 # Layers that run, or load, what their config names.
@@ -97,8 +98,4 @@ def _is_safe(config: dict) -> bool:
 
 
 def _is_activation(name: str, config: dict) -> bool:
-    return config.get("module") in (
-        "builtins",
-        "keras.activations",
-        "tf_keras.activations",
-    ) and callable(getattr(keras.activations, name, None))
+    return config.get("module") in _ACTIVATIONS and callable(getattr(keras.activations, name, None))

@@ -93,14 +93,14 @@ def labelled(source) -> Labelled:
 
 
 def online_splits(config: Config, channels: int):
-    """Opens the splits for evaluation during training; None if there is no such evaluation.
+    """Opens the labelled splits for `--eval_every_epochs`; returns None without that setting.
 
     Args:
-      config: the training run's config.
-      channels: channels of the training images.
+      config: settings of the training run.
+      channels: number of channels of the training images; evaluation decodes to as many.
 
     Raises:
-      UserError: as `labelled_splits`.
+      UserError: the splits cannot be opened or have no labels; see `labelled_splits`.
     """
     if not config.eval_every_epochs:
         return None

@@ -84,13 +84,13 @@ class Session:
         manifest: dict,
         initialise: Callable[[], None] | None = None,
     ) -> None:
-        """Restores the newest checkpoint or initialises the model; then claims the folder.
+        """Restores the newest checkpoint or initialises the model; then saves the run's settings.
 
         Args:
           parts: the contents of a checkpoint, as for `RunCheckpoints`.
           manifest: facts to write alongside the checkpoints.
-          initialise: called under the strategy if there is no checkpoint; None: the model keeps its
-            initial weights.
+          initialise: a function that sets the model's weights. It is called, under the strategy,
+            only if no checkpoint was restored. None: the weights stay as they are.
 
         Raises:
           UserError: the checkpoint does not fit, or other hosts have restored a different one.
