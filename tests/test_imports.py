@@ -20,11 +20,12 @@ MAY_IMPORT = {
     "settings": set(),
     "modes": set(),
     "paths": set(),
+    "recipes": set(),
     "config": {"settings", "modes", "paths"},
     "flagfile": {"config", "settings"},
     "inherited": {"flagfile"},
-    "flag_defs": {"config", "settings", "modes", "inherited", "paths"},
-    "flag_help": {"config", "settings", "modes"},
+    "flag_defs": {"config", "settings", "modes", "inherited", "paths", "recipes"},
+    "flag_help": {"config", "settings", "modes", "recipes"},
     "main": {"modes", "flag_defs", "flag_help", "tasks", "distribute"},
     "__main__": {"main"},
     "__init__": set(),
@@ -103,7 +104,8 @@ def test_flags_stay_at_the_door(path):
 
 # What is read before TensorFlow is loaded: for --help, and for mistakes in a command.
 STANDARD_LIBRARY_ONLY = (
-    *("config", "errors", "flagfile", "flag_help", "modes", "paths", "settings"),
+    *("config", "errors", "flagfile", "flag_help", "modes", "paths", "recipes"),
+    "settings",
 )
 
 

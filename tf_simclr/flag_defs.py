@@ -12,6 +12,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
 from tf_simclr.modes import MODES
 from tf_simclr.paths import at_home, is_folder_path
+from tf_simclr.recipes import with_recipes
 from tf_simclr.settings import meaning
 
 # A recorded number of steps is not inherited if the command line gives the epochs.
@@ -53,8 +54,9 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
       flags.Error: a flag is unknown, or its value has the wrong type; or a flagfile is unreadable.
       UserError: the files of the earlier run are damaged; or neither the encoder nor the command
         line says what images the encoder was trained on; or a setting is given that the mode does
-        not use.
+        not use; or there is no such flagfile.
     """
+    argv = with_recipes(argv)
     left = _parsed(argv, flag_values)
     inherited = _inherited(flag_values)
     if inherited:

@@ -11,6 +11,7 @@ import textwrap
 from tf_simclr.config import FIELDS
 from tf_simclr.errors import BAD_REQUEST
 from tf_simclr.modes import MODES
+from tf_simclr.recipes import recipes
 from tf_simclr.settings import meaning
 
 _SHORT = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
@@ -20,6 +21,7 @@ _OFTEN_SET = (
     *("workdir", "init_from", "dataset", "data_dir", "image_size", "encoder"),
     *("train_batch_size", "train_epochs", "learning_rate", "temperature"),
 )
+_FLAGFILE = "Read flags from a file, one per line; or from a recipe: {}."
 _EXAMPLES = """\
   {program} --mode=pretrain --workdir=runs/mine \\
     --dataset=folder --data_dir=path/to/photos --encoder=resnet18 --train_batch_size=128
@@ -56,14 +58,14 @@ def _short_help(program: str) -> str:
         [
             "SimCLR: pretrain an image encoder on unlabelled images, evaluate it, export it.",
             "",
-            f"  {program} --mode=MODE --workdir=DIR [--flagfile=flags/X.flags] [flags]",
+            f"  {program} --mode=MODE --workdir=DIR [--flagfile=RECIPE] [flags]",
             "",
             "Modes:",
             *(_entry(name, mode.help, column=16) for name, mode in MODES.items()),
             "",
             "Common flags (--helpfull lists all):",
             *(_entry(f"--{name}", _with_default(FIELDS[name]), column=22) for name in _OFTEN_SET),
-            _entry("--flagfile", "Read flags from a file, one per line (see flags/).", column=22),
+            _entry("--flagfile", _FLAGFILE.format(", ".join(recipes())), column=22),
             "",
             "Examples:",
             _EXAMPLES.format(program=program),

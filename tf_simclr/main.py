@@ -1,6 +1,6 @@
 """The binary: parse the flags, make the strategy, run one task.
 
-python -m tf_simclr --mode=MODE --workdir=DIR [--flagfile=flags/X.flags] [flags]
+python -m tf_simclr --mode=MODE --workdir=DIR [--flagfile=RECIPE] [flags]
 """
 
 from __future__ import annotations
