@@ -11,6 +11,27 @@ from tf_simclr.errors import UserError
 gfile = tf.io.gfile
 
 
+def require_known_scheme(path: str, argument: str) -> None:
+    """Checks that TensorFlow has a file system for the scheme of a path, such as gs://.
+
+    Args:
+      path: a local path or one with a scheme. Nothing is opened.
+      argument: the name of the argument, for the message.
+
+    Raises:
+      UserError: it has none.
+    """
+    scheme, separator, _ = path.partition("://")
+    known = gfile.get_registered_schemes()
+    if separator and scheme not in known:
+        ours = ", ".join(f"{name}://" for name in sorted(filter(None, known)))
+        raise UserError(
+            f"{argument}={path}: TensorFlow {tf.__version__} cannot open {scheme}:// here, but "
+            f"{ours}. Mount the storage as a folder (for example with gcsfuse, rclone or "
+            "mount-s3) and pass the folder's path."
+        )
+
+
 def write_whole(path: str, contents: str | bytes) -> None:
     """Replaces a file atomically: a crash or a full disk leaves the old or the new content.
 

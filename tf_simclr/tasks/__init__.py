@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 
+from tf_simclr.config import FIELDS
 from tf_simclr.modes import MODES
 
 
@@ -16,9 +17,13 @@ def run(config, strategy) -> None:
       Stopped: the run was asked to stop, or lost a host; the same command resumes it.
     """
     from tf_simclr.distribute import is_chief
+    from tf_simclr.storage import require_known_scheme
     from tf_simclr.training.hosts import exit_when_peer_lost
     from tf_simclr.workdir import explaining_full_memory_or_disk, locked
 
+    for name, field in FIELDS.items():
+        if field.metadata["path"]:
+            require_known_scheme(getattr(config, name), f"--{name}")
     task = importlib.import_module(f"tf_simclr.tasks.{config.mode}")
     locks = MODES[config.mode].locks and is_chief(strategy)
     with exit_when_peer_lost(strategy), explaining_full_memory_or_disk():
