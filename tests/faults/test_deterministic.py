@@ -17,6 +17,8 @@ def run(*arguments):
         print("refused:", error)
     inner(*arguments)
 tasks.run = run
+from tf_simclr.training import Session
+Session.hand_over = lambda *args, **kwargs: None  # No export: it takes seconds.
 """
 
 

@@ -97,6 +97,7 @@ build.simclr_of, NTXent.contrast = counting, bad_once
 _SIX = {**TEN, "train_steps": 6, "train_batch_size": 64, "warmup_epochs": 0.1, "log_steps": 6}
 
 
+@pytest.mark.slow
 def test_two_hosts_count_a_skipped_step_once(tmp_path):
     prelude = (_BAD_STEP.format(step=3),) * 2
     hosts = start(tmp_path, prelude=prelude, skip_bad_steps=1, **_SIX)
@@ -104,6 +105,7 @@ def test_two_hosts_count_a_skipped_step_once(tmp_path):
     assert metrics(tmp_path / "two")[-1]["skipped_steps"] == 1
 
 
+@pytest.mark.slow
 def test_two_hosts_name_the_step_that_became_nan(tmp_path):
     prelude = (_BAD_STEP.format(step=5),) * 2
     hosts = start(tmp_path, prelude=prelude, steps_per_execution=3, **_SIX)
