@@ -24,6 +24,12 @@ ifeq ($(LOWEST),)
   $(error STACK=$(STACK): choose any, classic or current)
 endif
 VENV ?= .venv$(patsubst -any,,-$(STACK))
+ifneq ($(words $(VENV)),1)
+  $(error VENV=$(VENV): one folder, without spaces)
+endif
+# Nothing but a virtual environment is ever removed.
+REMOVE_VENV := [ ! -e $(VENV) ] || [ -f $(VENV)/pyvenv.cfg ] || { \
+  echo "VENV=$(VENV) is there and is no virtual environment; it is left alone."; exit 1; }; rm -rf $(VENV)
 
 # The newest that runs, on PATH or installed by pyenv: a shim on PATH may not run, and hides others.
 FITS := import sys, venv, ensurepip; sys.exit(not (3, $(LOWEST)) <= sys.version_info[:2] <= (3, $(HIGHEST)))
@@ -47,16 +53,21 @@ help: ## list the targets
 	@echo "PYTHON=python3.10 names the Python, VENV= the environment's folder, STACK=classic or current"
 	@echo "the packages (requirements.txt), DEMO_DIR= the demo's folder."
 
-venv: $(VENV)/ready ## build .venv only
+venv: $(VENV)/ready ## build the environment only
 
-# A Python that is asked for must be that of an environment which is there.
+# A Python or a stack that is asked for must be that of an environment which is there.
 same-python:
-	@if [ "$(origin PYTHON)" != file ] && [ -x $(PY) ]; then \
-	  asked="$$("$(PYTHON)" -c '$(VERSION)')" && there="$$($(PY) -c '$(VERSION)')" || exit 0; \
-	  [ "$$asked" = "$$there" ] || { \
-	    echo "PYTHON=$(PYTHON) is Python $$asked, but $(VENV) has Python $$there."; \
-	    echo "Take another folder (VENV=.venv-$$asked), or remove this one (make clean)."; \
-	    exit 1; }; fi
+	@there="$$($(PY) -c '$(VERSION)' 2>/dev/null)" || exit 0; \
+	$(PY) -c '$(FITS)' 2>/dev/null || [ "$(STACK)" = any ] || { \
+	  echo "STACK=$(STACK), but $(VENV) has Python $$there. Take another folder (VENV=...)."; exit 1; }
+ifneq ($(origin PYTHON),file)
+	@there="$$($(PY) -c '$(VERSION)' 2>/dev/null)" || exit 0; \
+	asked="$$("$(PYTHON)" -c '$(VERSION)' 2>/dev/null)" || { \
+	  echo "PYTHON=$(PYTHON) is no Python that runs."; exit 1; }; \
+	[ "$$asked" = "$$there" ] || { \
+	  echo "PYTHON=$(PYTHON) is Python $$asked, but $(VENV) has Python $$there."; \
+	  echo "Take another folder (VENV=.venv-$$asked), or remove this one (rm -r $(VENV))."; exit 1; }
+endif
 
 # An environment that is there is brought up to date; the stamp comes last, so that what failed
 # half-way is taken up again.
@@ -67,23 +78,23 @@ $(VENV)/ready: requirements.txt requirements-dev.txt pyproject.toml | same-pytho
 	else \
 	  python="$(PYTHON)"; \
 	  "$$python" -c '$(FITS)' >/dev/null 2>&1 || { \
-	    echo "Needed: Python 3.$(LOWEST) to 3.$(HIGHEST) with its venv module (TensorFlow has no wheels for others)."; \
+	    echo "Needed for STACK=$(STACK): Python 3.$(LOWEST) to 3.$(HIGHEST) with its venv module."; \
 	    echo "Tried:  $${python:-python3.13 to python3.9, python3 and python, on PATH and in pyenv}"; \
 	    echo "Install one, for example:"; \
 	    echo "  Ubuntu 24.04   apt-get install python3.12 python3.12-venv"; \
 	    echo "  Debian 13      apt-get install python3.13 python3.13-venv"; \
 	    echo "  Debian 12      apt-get install python3.11 python3.11-venv"; \
 	    echo "  Ubuntu 22.04   apt-get install python3.10 python3.10-venv"; \
-	    echo "  macOS          brew install python@3.13"; \
-	    echo "  pyenv          pyenv install 3.13"; \
-	    echo "  uv             uv python install 3.13, then make PYTHON=\"\$$(uv python find 3.13)\""; \
-	    echo "  conda          conda create -n simclr python=3.13 && conda activate simclr"; \
-	    echo "or name the one you have: make PYTHON=/path/to/python3.13 ..."; \
+	    echo "  macOS          brew install python@3.$(HIGHEST)"; \
+	    echo "  pyenv          pyenv install 3.$(HIGHEST)"; \
+	    echo "  uv             uv python install 3.$(HIGHEST), then make PYTHON=\"\$$(uv python find 3.$(HIGHEST))\""; \
+	    echo "  conda          conda create -n simclr python=3.$(HIGHEST) && conda activate simclr"; \
+	    echo "or name the one you have: make PYTHON=/path/to/python3.$(HIGHEST) ..."; \
 	    exit 1; }; \
 	  echo "Building $(VENV) with $$("$$python" --version):" \
 	    "$$("$$python" -c 'import sys; print(("the current stack, TensorFlow 2.21", "the classic stack, TensorFlow 2.15")[sys.version_info < (3, 12)])')."; \
 	  echo "Some 650 MB to download, 1 to 3 minutes on a fast line ..."; \
-	  rm -rf $(VENV) && "$$python" -m venv $(VENV) || exit 1; fi
+	  { $(REMOVE_VENV); } && "$$python" -m venv $(VENV) || exit 1; fi
 	@$(PIP) -r requirements.txt -r requirements-dev.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
@@ -127,6 +138,6 @@ bench: $(VENV)/ready ## every benchmark, a JSON line each; PEER=, PHOTOS=: see B
 	  $(PY) $$file $(if $(PEER),--peer="$(PEER)") $(if $(PHOTOS),--photos="$(PHOTOS)") || exit 1; \
 	done
 
-clean: ## remove $(VENV), caches and runs/demo; other runs stay
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache runs/demo
+clean: ## remove the environment, caches and runs/demo; other runs stay
+	@$(REMOVE_VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache runs/demo
 	@find tf_simclr tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -49,6 +49,12 @@ def test_a_file_of_that_name_comes_first(name, tmp_path):
     assert recipes.with_recipes(argv) == argv
 
 
+def test_a_folder_of_that_name_is_no_flagfile(tmp_path):
+    (tmp_path / "digits_demo").mkdir()
+    argv = recipes.with_recipes(["program", "--flagfile=digits_demo"])
+    assert argv == ["program", f"--flagfile={DEMO}"]
+
+
 def test_what_is_no_flagfile_stays():
     argv = ["--flagfile", "--workdir=digits_demo", "--flagfiles=digits_demo", "digits_demo", "--"]
     argv += ["--flagfile=digits_demo"]

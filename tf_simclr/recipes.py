@@ -27,7 +27,8 @@ def with_recipes(argv: list[str]) -> list[str]:
     Args:
       argv: the program's name and its arguments. `--flagfile=digits_demo`,
         `--flagfile=digits_demo.flags` and `--flagfile=flags/digits_demo.flags` name the same
-        recipe. A file of that path in the working directory comes first.
+        recipe. A file of that path in the working directory comes first. Names inside a flagfile
+        are not replaced.
 
     Returns:
       A new list.
@@ -50,7 +51,8 @@ def with_recipes(argv: list[str]) -> list[str]:
 
 
 def _path_of(value: str) -> str:
-    if not value or os.path.exists(os.path.expanduser(value)):
+    path = os.path.expanduser(value)
+    if not value or (os.path.exists(path) and not os.path.isdir(path)):
         return value
     known = recipes()
     folder, file = os.path.split(value)

@@ -1,8 +1,8 @@
 """The door to Keras: every module of this package takes `keras` from here.
 
 It is Keras 2 on both stacks: TensorFlow 2.15 contains it; with later versions of TensorFlow, whose
-`tf.keras` is Keras 3, it is the package tf_keras. If this package is imported before TensorFlow,
-`tf.keras` is Keras 2 too.
+`tf.keras` is Keras 3, it is the package tf_keras. On Python 3.12 and newer, importing this package
+before TensorFlow makes `tf.keras` Keras 2 too.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def keras_for(version: str) -> types.ModuleType:
     if (major, minor) < (2, 15):
         raise UserError(
             f"TensorFlow {version} is installed, and this package needs 2.15 or newer. Install it "
-            "in an environment of its own: pip install 'tensorflow>=2.15.1'."
+            "in an environment of its own: pip install 'tensorflow~=2.15.1'."
         )
     if (major, minor) == (2, 15):
         return tf.keras
     try:
         keras = importlib.import_module("tf_keras")
         found = f"tf-keras {keras.__version__}"
-    except ImportError as error:  # Its own import fails with another version of TensorFlow.
+    except Exception as error:  # With another version of TensorFlow its import fails in any way.
         found = f"no tf-keras that can be imported ({error})"
     if found.split(".")[:2] != [f"tf-keras {major}", str(minor)]:
         raise UserError(

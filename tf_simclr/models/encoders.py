@@ -84,7 +84,8 @@ def build_encoder(
       to float32 [N, D].
 
     Raises:
-      UserError: unknown name, an option that the encoder does not have, or images too small for it.
+      UserError: unknown name, an option that the encoder does not have, or images too small for it;
+        or a keras-cv backbone where keras-cv uses Keras 3.
     """
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
@@ -172,6 +173,12 @@ def _last_of_each_size(encoder) -> list:
 def _backbone(name, **options):
     from keras_cv import models  # Slow to import, needed for its backbones only.
 
+    if not issubclass(models.ResNetV2Backbone, keras.Model):
+        raise UserError(
+            f"encoder {name!r} is from keras-cv, which uses Keras 3 here, as TensorFlow was "
+            "imported before tf_simclr. Import tf_simclr first, or set TF_USE_LEGACY_KERAS=1 "
+            "before TensorFlow is imported."
+        )
     if name in _EFFICIENTNETS_V2:
         stacks, width, depth = _EFFICIENTNETS_V2[name]
         repeats, filters_in, filters_out = _EFFICIENTNET_V2_STACKS[stacks]
