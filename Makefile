@@ -93,7 +93,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt pyproject.toml | same-pytho
 	    exit 1; }; \
 	  echo "Building $(VENV) with $$("$$python" --version):" \
 	    "$$("$$python" -c 'import sys; print(("the current stack, TensorFlow 2.21", "the classic stack, TensorFlow 2.15")[sys.version_info < (3, 12)])')."; \
-	  echo "Some 650 MB to download, 1 to 3 minutes on a fast line ..."; \
+	  echo "Hundreds of MB to download, 1 to 3 minutes on a fast line ..."; \
 	  { $(REMOVE_VENV); } && "$$python" -m venv $(VENV) || exit 1; fi
 	@$(PIP) -r requirements.txt -r requirements-dev.txt
 	@$(PIP) --no-deps --no-build-isolation -e .

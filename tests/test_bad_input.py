@@ -80,7 +80,7 @@ FINISHED = ["--train_steps=2", "--warmup_epochs=0"]
         (["--init_from=wide", *FINISHED], "the encoder of --init_from=wide does not fit"),
         (["--init_from=missing", *FINISHED], "no encoder at 'missing'"),
         (["--mode=finetune"], "--mode=finetune needs --init_from"),
-        (["--mode=finetune", "--nouse_blur"], "--mode=finetune does not use --use_blur; received"),
+        (["--mode=finetune", "--nouse_blur"], "does not use --use_blur; received False. Leave"),
         (["--mode=knn_eval", "--workdir=empty"], "no encoder at 'empty'"),
         (["--workdir="], "--mode=pretrain needs --workdir, the folder"),
         (["--workdir=~nobody_here/x"], "~nobody_here names no home folder"),

@@ -65,5 +65,6 @@ def test_what_is_no_flagfile_stays():
 
 @pytest.mark.parametrize("name", ["digit_demo", "my/digits_demo.flags", "/digits_demo", "a.flags"])
 def test_an_unknown_name_is_refused_with_the_recipes(name):
-    with pytest.raises(UserError, match=f"--flagfile={name}: there is no such file.*digits_demo,"):
+    message = f"--flagfile={name} is neither a file nor a recipe.*digits_demo,"
+    with pytest.raises(UserError, match=message):
         recipes.with_recipes(["program", f"--flagfile={name}"])

@@ -54,7 +54,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
       flags.Error: a flag is unknown, or its value has the wrong type; or a flagfile is unreadable.
       UserError: the files of the earlier run are damaged; or neither the encoder nor the command
         line says what images the encoder was trained on; or a setting is given that the mode does
-        not use; or there is no such flagfile.
+        not use; or --flagfile is neither a file nor a recipe.
     """
     argv = with_recipes(argv)
     left = _parsed(argv, flag_values)

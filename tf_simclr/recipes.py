@@ -34,7 +34,7 @@ def with_recipes(argv: list[str]) -> list[str]:
       A new list.
 
     Raises:
-      UserError: there is neither such a file nor such a recipe.
+      UserError: the value is neither a file nor a recipe.
     """
     replaced, awaits_value = [], False
     for position, argument in enumerate(argv):
@@ -59,7 +59,6 @@ def _path_of(value: str) -> str:
     name = file[: -len(".flags")] if file.endswith(".flags") else file
     if folder not in ("", "flags") or name not in known:
         raise UserError(
-            f"--flagfile={value}: there is no such file, nor a recipe of that name. The recipes "
-            f"are {', '.join(known)}."
+            f"--flagfile={value} is neither a file nor a recipe. Recipes: {', '.join(known)}."
         )
     return known[name]
