@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "config": {"settings", "modes", "paths"},
     "flagfile": {"config", "settings"},
     "inherited": {"flagfile"},
-    "flag_defs": {"config", "settings", "modes", "inherited", "paths", "recipes"},
+    "flag_defs": {"config", "settings", "modes", "inherited", "paths", "recipes", "storage"},
     "flag_help": {"config", "settings", "modes", "recipes"},
     "main": {"modes", "flag_defs", "flag_help", "tasks", "distribute"},
     "__main__": {"main"},

@@ -16,6 +16,7 @@ from tf_simclr.modes import MODES, Mode
 from tf_simclr.paths import is_folder_path, may_be_same_place
 from tf_simclr.settings import check, group
 
+IMAGENET = "imagenet"  # As init_from: Keras' ImageNet weights.
 DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
 
 
@@ -46,8 +47,9 @@ class Config:
     init_from: str = _run(
         "",
         "Encoder to start from or to evaluate: a workdir, a checkpoint, an exported encoder or a "
-        ".keras file. Empty: --workdir's own.",
+        ".keras file; or imagenet: Keras' ImageNet weights of --encoder. Empty: --workdir's own.",
         path=True,
+        names=(IMAGENET,),
     )
     seed: int = _run(
         0,
@@ -139,7 +141,9 @@ class Config:
     flip_probability: float = _views(0.5, "How often a view is mirrored.", low=0, high=1)
     crop_area_min: float = _views(0.08, "Least share of the image in a crop.", low=1e-3, high=1)
 
-    encoder: str = _model("resnet50", "resnet10 ... resnet200, or the name of a keras-cv backbone.")
+    encoder: str = _model(
+        "resnet50", "resnet10 ... resnet200, or a backbone of keras-cv or Keras Applications."
+    )
     width_multiplier: float = _model(1.0, "Width of the ResNet.", low=1 / 64, high=64)
     sk_ratio: float = _model(0.0, "Selective kernels; 0.0625 as SimCLRv2; 0: none.", low=0)
     se_ratio: float = _model(0.0, "Squeeze and excitation; 0: none.", low=0)

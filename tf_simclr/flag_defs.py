@@ -7,13 +7,13 @@ from typing import Any
 
 from absl import flags
 
-from tf_simclr.config import FIELDS, Config
+from tf_simclr.config import FIELDS, IMAGENET, Config
 from tf_simclr.errors import UserError
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
 from tf_simclr.modes import MODES
 from tf_simclr.paths import at_home, is_folder_path
 from tf_simclr.recipes import with_recipes
-from tf_simclr.settings import meaning
+from tf_simclr.settings import is_path, meaning
 
 # A recorded number of steps is not inherited if the command line gives the epochs.
 _IN_EPOCHS = {"train_steps": "train_epochs", "checkpoint_steps": "checkpoint_epochs"}
@@ -99,6 +99,7 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
     """The inherited settings as arguments, except those given on the command line."""
     if flag_values.mode not in MODES:  # Config reports this.
         return []
+    _check_schemes(flag_values)
     origin, settings = flag_values.workdir, _settings_resumed(flag_values)
     resumed = bool(settings)
     if not resumed:
@@ -123,6 +124,15 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
     return [f"--{name}={value}" for name, value in inherited.items()]
 
 
+def _check_schemes(flag_values: flags.FlagValues) -> None:
+    """Raises UserError for a scheme that TensorFlow cannot open, before settings are read there."""
+    for name in ("workdir", "init_from"):
+        if "://" in flag_values[name].value:
+            from tf_simclr.storage import require_known_scheme  # Imports TensorFlow: slow.
+
+            require_known_scheme(flag_values[name].value, f"--{name}")
+
+
 def _is_folder(dataset: str) -> bool:
     return dataset == "folder" or is_folder_path(dataset)
 
@@ -131,7 +141,7 @@ def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]
     """(origin, {name: value}) of the settings that the mode inherits; see `modes.Mode`."""
     mode = MODES[flag_values.mode]
     encoder = flag_values.init_from or ("" if mode.trains else flag_values.workdir)
-    if not mode.inherits or not encoder:
+    if not mode.inherits or not encoder or encoder == IMAGENET:
         return "", {}
     settings = {
         name: value
@@ -153,7 +163,9 @@ def _settings_resumed(flag_values: flags.FlagValues) -> dict[str, Any]:
 
 def _refuse_unused(flag_values: flags.FlagValues, settings: dict[str, Any]) -> None:
     """Raises UserError for a setting without effect, unless it repeats the recorded value."""
-    for name in MODES[flag_values.mode].unused:
+    # ImageNet weights come without settings: --encoder says which.
+    used = ("encoder",) if flag_values.init_from == IMAGENET else ()
+    for name in set(MODES[flag_values.mode].unused) - set(used):
         value = flag_values[name].value
         if _is_given(flag_values, name) and value != settings.get(name, FIELDS[name].default):
             raise UserError(
@@ -182,7 +194,7 @@ def _ask(flag_values: flags.FlagValues, settings: dict[str, Any], encoder: str) 
 def _check_places(settings: dict[str, Any], origin: str) -> None:
     """Raises UserError for a recorded path that is relative to another current directory."""
     for name, value in settings.items():
-        if not FIELDS[name].metadata["path"] or not value or "://" in value:
+        if not is_path(FIELDS[name], value) or "://" in value:
             continue
         there = os.path.exists(value) or os.path.exists(value + ".index")
         if not os.path.isabs(value) and not there:

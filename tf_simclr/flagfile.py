@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from tf_simclr.config import FIELDS, Config
 from tf_simclr.errors import UserError
-from tf_simclr.settings import check
+from tf_simclr.settings import check, is_path
 
 
 def recorded(config: Config) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def recorded(config: Config) -> dict[str, Any]:
 
 
 def _recorded(field: dataclasses.Field, value: Any) -> Any:
-    if not field.metadata["path"] or not value or "://" in value:
+    if not is_path(field, value) or "://" in value:
         return value
     absolute = os.path.abspath(value)
     try:

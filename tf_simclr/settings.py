@@ -23,6 +23,7 @@ def setting(
     positive: bool = False,
     alters_run: bool = True,
     path: bool = False,
+    names: tuple[str, ...] = (),
     once: bool = False,
     group: str = "",
 ) -> Any:
@@ -34,6 +35,7 @@ def setting(
       choices, low, high, positive: what it may be.
       alters_run: whether it may not differ when a run is resumed.
       path: whether it is a path: "~" stands for the home folder, and a run records it absolute.
+      names: values of a path setting that are names and no paths.
       once: whether it holds for one command and one machine, so that a resumed run forgets it.
       group: the heading under which it is listed.
     """
@@ -45,10 +47,16 @@ def setting(
         "positive": positive,
         "alters_run": alters_run,
         "path": path,
+        "names": names,
         "once": once,
         "group": group,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def is_path(field: dataclasses.Field, value: str) -> bool:
+    """Whether a value of this setting is a path, local or with a scheme."""
+    return bool(field.metadata["path"] and value and value not in field.metadata["names"])
 
 
 def meaning(field: dataclasses.Field) -> str:

@@ -18,8 +18,33 @@ from tf_simclr.models.encoders import (
 )
 
 # (all parameters, trainable ones) at 224 px, 3 channels. ResNet-50's trainable ones are
-# torchvision's without its classifier; keras-cv's totals are the `params` of its own presets.
+# torchvision's without its classifier, as are those of ConvNeXt, DenseNet and MobileNetV2;
+# keras-cv's totals are the `params` of its own presets.
 PARAMETERS = {
+    "ConvNeXtTiny": (27820128, 27820128),
+    "ConvNeXtSmall": (49454688, 49454688),
+    "ConvNeXtBase": (87566464, 87566464),
+    "ConvNeXtLarge": (196230336, 196230336),
+    "ConvNeXtXLarge": (348147968, 348147968),
+    "DenseNet121": (7037504, 6953856),
+    "DenseNet169": (12642880, 12484480),
+    "DenseNet201": (18321984, 18092928),
+    "EfficientNetV2B0": (5919312, 5858704),
+    "EfficientNetV2B1": (6931124, 6860052),
+    "EfficientNetV2B2": (8769374, 8687086),
+    "EfficientNetV2B3": (12930622, 12821406),
+    "EfficientNetV2L": (117746848, 117234272),
+    "EfficientNetV2M": (53150388, 52858356),
+    "EfficientNetV2S": (20331360, 20177488),
+    "MobileNet": (3228864, 3206976),
+    "MobileNetV2": (2257984, 2223872),
+    "MobileNetV3Large": (2996352, 2971952),
+    "MobileNetV3Small": (939120, 927008),
+    "ResNet50V2": (23564800, 23519360),
+    "ResNet101V2": (42626560, 42528896),
+    "ResNet152V2": (58331648, 58187904),
+    "ResNetRS50": (33696288, 33642912),
+    "Xception": (20861480, 20806952),
     "densenet121": (7037504, 6953856),
     "densenet169": (12642880, 12484480),
     "densenet201": (18321984, 18092928),
@@ -43,7 +68,10 @@ PARAMETERS = {
     "resnet50": (23561152, 23508032),
     "resnet50v2": (23564800, 23519360),
 }
-QUICK = ("resnet18", "resnet50", "resnet18v2", "densenet121", "efficientnetv2-b0")
+QUICK = (
+    *("resnet18", "resnet50", "resnet18v2", "densenet121", "efficientnetv2-b0"),
+    *("ConvNeXtTiny", "MobileNetV3Small"),
+)
 
 
 def test_every_encoder_has_a_golden_count():
@@ -84,6 +112,9 @@ def test_any_channels_and_any_size(name, channels):
         ("resnet18v2", 1),
         ("efficientnetv2-b0", 1),
         ("densenet121", 29),
+        ("ConvNeXtTiny", 32),
+        ("MobileNetV2", 31),
+        ("Xception", 7),
     ],
 )
 def test_the_smallest_images(name, smallest):

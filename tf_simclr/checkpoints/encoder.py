@@ -38,17 +38,17 @@ def load_encoder_from(path) -> keras.Model:
     return encoder
 
 
-def start_from(path: str, encoder: keras.Model) -> None:
+def start_from(given: keras.Model, encoder: keras.Model, path: str) -> None:
     """Copies the weights of another encoder of the same architecture.
 
     Args:
-      path: as `load_encoder_from`.
-      encoder: gets the weights.
+      given: the other encoder.
+      encoder: gets its weights.
+      path: where `given` came from, for the message.
 
     Raises:
-      UserError: there is no encoder at `path`, or a weight has another shape.
+      UserError: a weight has another shape.
     """
-    given = load_encoder_from(path)
     shapes, own = ([w.shape.as_list() for w in e.weights] for e in (given, encoder))
     if shapes != own:
         pairs = enumerate(zip(shapes, own))

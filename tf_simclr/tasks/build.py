@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr.config import Config
+from tf_simclr.checkpoints import load_encoder_from
+from tf_simclr.config import IMAGENET, Config
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
@@ -19,7 +20,7 @@ from tf_simclr.evaluation.evaluators import KNN
 from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.flagfile import from_flagfile, recorded, to_flagfile
 from tf_simclr.losses import ContrastiveLoss, NTXent
-from tf_simclr.models.encoders import build_encoder
+from tf_simclr.models.encoders import build_encoder, imagenet_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.factory import build_optimizer
@@ -46,9 +47,15 @@ def source_of(config: Config, split: str, keep_bad_images: bool = False):
     )
 
 
-def encoder_path(config: Config) -> str:
-    """The path of the encoder to evaluate, to export or to start from."""
-    return config.init_from or config.workdir
+def given_encoder(config: Config) -> keras.Model:
+    """Loads the encoder of --init_from, or else of the run in --workdir.
+
+    Raises:
+      UserError: there is none, or it cannot be read or downloaded.
+    """
+    if config.init_from == IMAGENET:
+        return imagenet_encoder(config.encoder)
+    return load_encoder_from(config.init_from or config.workdir)
 
 
 def evaluated_on(config: Config) -> Config:

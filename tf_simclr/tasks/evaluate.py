@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr import features, storage
-from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.errors import printable
 from tf_simclr.evaluation.evaluators import KNN, Evaluator, LinearProbe
@@ -89,7 +88,7 @@ def feature_sets(
             yield found.array()
 
     with strategy.scope():
-        trained = load_encoder_from(build.encoder_path(config))
+        trained = build.given_encoder(config)
     features.check_channels(trained, sources[0])
     trace_on_images(trained, [1, config.image_size, config.image_size, sources[0].channels])
     yield TRAINED, list(kept(trained, TRAINED))

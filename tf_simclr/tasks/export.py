@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from absl import logging
 
-from tf_simclr.checkpoints import load_encoder_from
-from tf_simclr.config import Config
+from tf_simclr.config import IMAGENET, Config
 from tf_simclr.export import export_encoder
 from tf_simclr.tasks import build
 from tf_simclr.workdir import Workdir, results_of_encoder
@@ -16,17 +15,18 @@ def run(config: Config, strategy) -> None:
     del strategy
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
-    path = build.encoder_path(config)
     # A workdir can hold results of several encoders; the card shows only those of this one.
     results = results_of_encoder(config.workdir, config.init_from)
     directory = export_encoder(
-        load_encoder_from(path),
+        build.given_encoder(config),
         workdir / "encoder",
         image_size=config.image_size,
         card=build.card_of(
             config,
-            f"{config.dataset} ({config.train_split})",
-            f"exported from {path}",
+            "ImageNet"
+            if config.init_from == IMAGENET
+            else f"{config.dataset} ({config.train_split})",
+            f"exported from {config.init_from or config.workdir}",
             results=results,
         ),
     )

@@ -37,7 +37,9 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     keras.mixed_precision.set_global_policy(config.precision)
     with strategy.scope():
         # A resumed run loads the encoder from its own checkpoints: --init_from may no longer exist.
-        encoder = load_encoder_from(config.workdir if session.resumes else config.init_from)
+        encoder = (
+            load_encoder_from(config.workdir) if session.resumes else build.given_encoder(config)
+        )
         check_channels(encoder, source)
         synchronize_batch_norm(encoder, config.global_bn and replicas > 1)
         model = classifier(encoder, len(source.class_names), config.fine_tune_after_block)

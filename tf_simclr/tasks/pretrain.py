@@ -36,11 +36,10 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     with strategy.scope():
         model = build.simclr_of(config, source.channels, plan, _probe_classes(config, source))
     check_exportable(model.encoder, config.image_size)
-    given = config.init_from and functools.partial(start_from, config.init_from, model.encoder)
     session.start(
         parts_of(model),
         manifest=build.manifest_of(config, source, model.encoder),
-        initialise=given or None,
+        initialise=functools.partial(_initialise, config, model) if config.init_from else None,
     )
     build.announce(config, source, plan, strategy.num_replicas_in_sync, session.step)
     if session.step < plan.total_steps:
@@ -55,6 +54,11 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
             f"SimCLR, {plan.total_steps} steps of {config.train_batch_size} images",
         ),
     )
+
+
+def _initialise(config: Config, model) -> None:
+    """Gives the encoder the weights of --init_from."""
+    start_from(build.given_encoder(config), model.encoder, config.init_from)
 
 
 def _probe_classes(config: Config, source) -> int:
