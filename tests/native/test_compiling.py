@@ -92,7 +92,13 @@ def assert_told_once(caplog, *words):
         assert native.kernels() is None and native.state().startswith("TensorFlow's operations")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    hints = ("slowly", "apt-get install gcc", "CC=/path/to/compiler", "TF_SIMCLR_NATIVE=0")
+    hints = (
+        "slowly",
+        "apt-get install gcc",
+        "CC=/path/to/compiler",
+        "TMPDIR",
+        "TF_SIMCLR_NATIVE=0",
+    )
     for word in (*words, *hints):
         assert word in record.getMessage()
 
