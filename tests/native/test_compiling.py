@@ -221,8 +221,10 @@ def test_batches_have_the_same_bits(make, channels, kernels, monkeypatch, reques
     request.getfixturevalue("anew")
     monkeypatch.setenv("CC", "false")
     assert native.kernels() is None
-    for got, want in zip(batches_of(make, source, **options), expected, strict=True):
-        for one, other in zip(got, want, strict=True):
+    found = batches_of(make, source, **options)
+    assert [len(batch) for batch in found] == [len(batch) for batch in expected] and found
+    for got, want in zip(found, expected):
+        for one, other in zip(got, want):
             np.testing.assert_array_equal(one, other)
 
 
