@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
+from tests.command_line import parse
 from tf_simclr import tasks
 from tf_simclr.config import FIELDS, Config
 from tf_simclr.errors import UserError
@@ -32,3 +33,10 @@ def test_every_path_of_a_run_is_checked(name, tmp_path):
     with pytest.raises(UserError, match=f"--{name}=s3://bucket/x"):
         tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["workdir", "init_from"])
+@pytest.mark.parametrize("mode", ["pretrain", "knn_eval", "finetune"])
+def test_the_command_line_checks_before_it_reads_settings_there(mode, name):
+    with pytest.raises(UserError, match=f"--{name}=s3://b/x: .* cannot open s3:// here"):
+        parse(f"--mode={mode}", f"--{name}=s3://b/x")
