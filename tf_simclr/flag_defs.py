@@ -141,7 +141,7 @@ def _settings_before(flag_values: flags.FlagValues) -> tuple[str, dict[str, Any]
     """(origin, {name: value}) of the settings that the mode inherits; see `modes.Mode`."""
     mode = MODES[flag_values.mode]
     encoder = flag_values.init_from or ("" if mode.trains else flag_values.workdir)
-    if not mode.inherits or not encoder or encoder == IMAGENET:
+    if not mode.inherits or not is_path(FIELDS["init_from"], encoder):
         return "", {}
     settings = {
         name: value
@@ -165,9 +165,10 @@ def _refuse_unused(flag_values: flags.FlagValues, settings: dict[str, Any]) -> N
     """Raises UserError for a setting without effect, unless it repeats the recorded value."""
     # ImageNet weights come without settings: --encoder says which.
     used = ("encoder",) if flag_values.init_from == IMAGENET else ()
-    for name in set(MODES[flag_values.mode].unused) - set(used):
+    for name in MODES[flag_values.mode].unused:
         value = flag_values[name].value
-        if _is_given(flag_values, name) and value != settings.get(name, FIELDS[name].default):
+        given = name not in used and _is_given(flag_values, name)
+        if given and value != settings.get(name, FIELDS[name].default):
             raise UserError(
                 f"--mode={flag_values.mode} does not use --{name}; received {value!r}. Leave it "
                 "out."

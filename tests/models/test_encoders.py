@@ -222,13 +222,16 @@ def test_batch_norm_is_reached_however_deep(name, count):
     assert sum(layer.built for layer in layers) >= count - 20
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnetv2-b0"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnetv2-b0", "ConvNeXtTiny", "MobileNetV3Small"]
+)
 def test_a_plain_copy_is_float32_and_the_same(name):
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         encoder = build_encoder(name, image_size=32)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
+    assert encoder.layers[3].compute_dtype == "bfloat16"
     synchronize_batch_norm(encoder)
     copy = plain_copy(encoder)
     assert all(layer.compute_dtype == "float32" for layer in copy.layers[1:])

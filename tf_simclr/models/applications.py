@@ -16,7 +16,7 @@ import numpy as np
 from tf_simclr.errors import UserError, brief
 from tf_simclr.stack import keras
 
-_OWN = "own"  # The network has its own scaling, from [0, 255].
+_OWN = {"scale": 255.0}  # The network has its own scaling, from [0, 255].
 # By the `mode` of keras.applications.imagenet_utils.preprocess_input, from [0, 1]: "tf" to [-1, 1],
 # "torch" to mean 0 and deviation 1 over ImageNet.
 _TF = {"scale": 2.0, "offset": -1.0}
@@ -54,9 +54,9 @@ def build(name: str, channels: int, weights: str | None = None) -> keras.Model:
       UserError: the ImageNet weights cannot be downloaded or read.
     """
     images = keras.Input([None, None, channels], name="images")
-    own = _SCALING[name] is _OWN and channels == 3
-    scaling = {"scale": 255.0} if own else _SCALING[name] if channels == 3 else _TF
-    options = {"include_preprocessing": own} if _SCALING[name] is _OWN else {}
+    rgb = channels == 3
+    scaling = _SCALING[name] if rgb else _TF
+    options = {"include_preprocessing": rgb} if _SCALING[name] is _OWN else {}
     scaled = keras.layers.Rescaling(**scaling, name="scaling")(images)
     make = getattr(keras.applications, name)
     try:
@@ -67,8 +67,8 @@ def build(name: str, channels: int, weights: str | None = None) -> keras.Model:
         if weights is None:
             raise
         raise UserError(
-            f"the ImageNet weights of {name} cannot be loaded: {brief(error)} Keras downloads them "
-            "to ~/.keras/models. Without a network, copy that folder from a machine where "
+            f"the ImageNet weights of {name} cannot be loaded: {brief(error)}. Keras downloads "
+            "them to ~/.keras/models. Without a network, copy that folder from a machine where "
             f"tf.keras.applications.{name}(include_top=False) was called once; if a file there is "
             "damaged, remove it."
         ) from error

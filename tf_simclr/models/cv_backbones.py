@@ -1,7 +1,7 @@
 """keras-cv's backbones, with global average pooling.
 
-Its named backbones download their configuration even without weights. Here they are built from the
-stacks in their papers, without network access.
+keras-cv's named backbones download their configuration even without weights. Here they are built
+from the stacks in their papers, without network access.
 """
 
 from __future__ import annotations

@@ -81,9 +81,8 @@ def _compiled():
         logging.warning(
             "No kernels in C (%s): views are made by TensorFlow's operations, more slowly. With a "
             "C compiler they are compiled (Debian, Ubuntu: apt-get install gcc; macOS: "
-            "xcode-select --install; or CC=/path/to/compiler), in the folder for temporary files, "
-            "which must allow programs (set TMPDIR to another where it is mounted noexec). %s=0 "
-            "silences this.",
+            "xcode-select --install; or CC=/path/to/compiler). Where the folder for temporary "
+            "files is mounted noexec, set TMPDIR to another. %s=0 silences this.",
             _first_line(error),
             SWITCH,
         )
