@@ -31,12 +31,12 @@ def image_of(info) -> str:
     import tensorflow_datasets as tfds
 
     kind = tfds.features.Image
-    images = [name for name, feature in info.features.items() if type(feature) is kind]
+    images = sorted(name for name, feature in info.features.items() if type(feature) is kind)
     image = _pick(images, "image", (info.supervised_keys or (None,))[0])
     if image is None:
         raise UserError(
             f"{info.full_name!r} needs one image in each example; it has "
-            f"{', '.join(images) or 'none'}. Its features: {', '.join(info.features)}."
+            f"{', '.join(images) or 'none'}. Its features: {', '.join(sorted(info.features))}."
         )
     return image
 
@@ -51,7 +51,8 @@ def labels_of(features, above: str = "") -> dict[str, Feature]:
     import tensorflow_datasets as tfds
 
     found = {}
-    for name, feature in features.items():
+    # By name: a data set read from disk can have them in any order (seen on Python 3.13).
+    for name, feature in sorted(features.items()):
         if isinstance(feature, tfds.features.FeaturesDict):
             found.update(labels_of(feature, f"{above}{name}/"))
         elif isinstance(feature, tfds.features.ClassLabel):
