@@ -7,19 +7,34 @@ import pathlib
 import re
 import subprocess
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.exported import contents, small_encoder
 from tf_simclr.errors import UserError
-from tf_simclr.export import export_encoder, formats, load_encoder, refresh_card, saved_model
+from tf_simclr.export import (
+    check_exportable,
+    export_encoder,
+    formats,
+    load_encoder,
+    refresh_card,
+    saved_model,
+)
 from tf_simclr.export.exportable import exportable
 from tf_simclr.export.formats import Format
+from tf_simclr.export.probe import relative_difference
 
 
 def write_toy(found, folder):
     (pathlib.Path(folder) / "toy.txt").write_text(str(found.embedding_dim))
     return {"toy_opset": 17}
+
+
+def load_toy(found, folder):
+    """The vectors of the model, as if they came from the file."""
+    assert (pathlib.Path(folder) / "toy.txt").exists()
+    return lambda images: found.model(images, training=False).numpy()
 
 
 def fail(found, folder):
@@ -33,7 +48,8 @@ def run_missing_program(found, folder):
 
 
 def add(monkeypatch, **fields):
-    form = Format(**{"name": "toy", "files": ("toy.txt",), "write": write_toy, **fields})
+    toy = {"name": "toy", "files": ("toy.txt",), "write": write_toy, "load": load_toy, **fields}
+    form = Format(**toy)
     monkeypatch.setattr(formats, "FORMATS", [*formats.FORMATS, form])
     monkeypatch.setattr("tf_simclr.export.card.FORMATS", formats.FORMATS)
 
@@ -43,37 +59,104 @@ def card_of(folder):
 
 
 def test_a_format_is_one_function_and_one_entry(tmp_path, monkeypatch):
-    add(monkeypatch, use="toy = open('this/folder/toy.txt')")
-    export_encoder(small_encoder(), tmp_path / "e")
+    add(monkeypatch, use={"Toy": "toy = open('this/folder/toy.txt')"})
+    export_encoder(small_encoder(), tmp_path / "e", formats=["keras", "toy"])
     assert (tmp_path / "e" / "toy.txt").read_text() == "4"
     facts, text = card_of(tmp_path / "e")
     assert facts["formats"]["saved_model"] == ["saved_model.pb", "variables"]
-    assert facts["formats"]["encoder.keras"] == ["encoder.keras"]
-    assert facts["formats"]["toy"] == ["toy.txt"]
+    assert facts["formats"]["keras"] == ["encoder.keras"]
+    assert facts["formats"]["toy"] == ["toy.txt"] and len(facts["formats"]) == 3
+    assert facts["differences"] == pytest.approx({"saved_model": 0, "keras": 0, "toy": 0}, abs=1e-4)
     assert facts["toy_opset"] == 17 and "toy" not in facts["left_out"]
-    for line in ("toy = open(", "hub.KerasLayer", "load_model"):
+    for line in ("Toy, from toy.txt", "toy = open(", "KerasLayer", "load_model"):
         assert line in text.split("## Use")[1]
+
+
+def load_wrong(found, folder):
+    return lambda images: found.probe.h + 2e-3 * found.probe.h.std(axis=0)
+
+
+def load_short(found, folder):
+    return lambda images: found.probe.h[:, :-1]
 
 
 BAD = {
     "writing": ({"write": fail}, "ValueError: no such operator"),
     "program": ({"write": run_missing_program}, "FileNotFoundError: .*no-such-converter.*"),
     "missing": ({"files": ("toy.txt", "other")}, "it did not write other."),
-    "checking": ({"check": fail}, "ValueError: no such operator"),
+    "loading": ({"load": fail}, "ValueError: no such operator"),
+    "other vectors": (
+        {"load": load_wrong},
+        "what was written gives other vectors: 0.002 standard deviations of a dimension away from "
+        "the Keras model's, more than 0.001.",
+    ),
+    "other shape": ({"load": load_short}, ".*other vectors: inf .*"),
+    "told beforehand": ({"why_not": lambda model: "it is small."}, "it is small."),
+    "no images": ({"needs_images": True}, "it needs representative images."),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_format_that_fails_is_left_out_with_the_reason(case, tmp_path, monkeypatch):
+def test_a_format_that_is_asked_for_and_fails_is_named_and_the_others_are_written(
+    case, tmp_path, monkeypatch
+):
     fields, reason = BAD[case]
     add(monkeypatch, **fields)
-    export_encoder(small_encoder(), tmp_path / "e")
+    with pytest.raises(UserError, match=rf"encoder is in .*/e, but without toy: {reason}"):
+        export_encoder(small_encoder(), tmp_path / "e", formats=["keras", "toy"])
     facts, text = card_of(tmp_path / "e")
     assert re.fullmatch(reason, facts["left_out"]["toy"]) and "toy" not in facts["formats"]
-    assert "toy_opset" not in facts and "There is no toy, see left_out above." in text
+    assert "toy_opset" not in facts and "There is no toy, see left\\_out above." in text
     names = {path.name for path in (tmp_path / "e").iterdir()}
     assert not names & {"toy.txt", "half"} and {"saved_model.pb", "encoder.keras"} <= names
     load_encoder(tmp_path / "e")
+
+
+@pytest.mark.parametrize("case", ["told beforehand", "writing"])
+def test_a_default_format_that_fails_is_left_out(case, tmp_path, monkeypatch):
+    fields, reason = BAD[case]
+    add(monkeypatch, **fields)
+    monkeypatch.setattr("tf_simclr.export.exporting.DEFAULT", ("saved_model", "toy"))
+    left_out = check_exportable(small_encoder(), formats=("saved_model", "toy"))
+    assert left_out == ({"toy": reason} if case == "told beforehand" else {})
+    export_encoder(small_encoder(), tmp_path / "e", formats=("saved_model", "toy"))
+    assert card_of(tmp_path / "e")[0]["left_out"] == {"toy": reason}
+
+
+def test_what_is_known_beforehand_is_said_before_training(monkeypatch):
+    add(monkeypatch, why_not=lambda model: "it is small.")
+    with pytest.raises(UserError, match="'small' cannot be exported as toy: it is small."):
+        check_exportable(small_encoder(), formats=["toy"])
+    add(monkeypatch, packages={"no_such_package": "pip install it"})
+    for act in (check_exportable, lambda encoder, **kw: export_encoder(encoder, "x", **kw)):
+        with pytest.raises(UserError, match="toy needs no_such_package: pip install it"):
+            act(small_encoder(), formats=["toy"])
+        with pytest.raises(UserError, match="unknown export format 'onx'.*onnx"):
+            act(small_encoder(), formats=["onx"])
+
+
+def test_a_random_encoder_is_exported_though_it_cannot_be_compared(tmp_path, monkeypatch):
+    images = tf.keras.Input([None, None, 3])
+    noise = tf.keras.layers.Lambda(lambda x: x + tf.random.normal(tf.shape(x)))(images)
+    h = tf.keras.layers.GlobalAveragePooling2D()(tf.keras.layers.Conv2D(4, 3)(noise))
+    add(monkeypatch, load=load_wrong)
+    export_encoder(tf.keras.Model(images, h), tmp_path / "e", formats=["toy"])
+    assert card_of(tmp_path / "e")[0]["differences"]["toy"] == pytest.approx(2e-3)
+
+
+def test_the_difference_is_measured_in_deviations_of_each_dimension():
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=[50, 3]) * [1.0, 10.0, 0.001]
+    other = h + np.array([0.0, 0.5, 0.0])
+    expected = 0.5 / h[:, 1].std()
+    assert relative_difference(h, other) == pytest.approx(expected)
+    assert relative_difference(h, h) == 0
+    # The third dimension hardly varies: it is measured against a tenth of the mean deviation.
+    assert relative_difference(h, h + [0, 0, 1]) == pytest.approx(10 / h.std(axis=0).mean())
+    assert relative_difference(np.ones([4, 2]), np.ones([4, 2]) * 1.5) == pytest.approx(0.5)
+    nan = np.where(np.arange(150).reshape(50, 3) == 7, np.nan, h)
+    assert relative_difference(nan, nan) == 0
+    assert np.isinf(relative_difference(h, nan)) and np.isinf(relative_difference(h, h[:-1]))
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -93,7 +176,7 @@ def test_a_disk_that_fails_is_no_reason_to_leave_a_format_out(tmp_path, monkeypa
 
     add(monkeypatch, write=full)
     with pytest.raises(UserError, match="cannot be written to .*: toy: No space left"):
-        export_encoder(small_encoder(), tmp_path / "e")
+        export_encoder(small_encoder(), tmp_path / "e", formats=["toy"])
     assert not any(tmp_path.iterdir())
 
 
@@ -101,8 +184,15 @@ def test_a_disk_that_fails_is_no_reason_to_leave_a_format_out(tmp_path, monkeypa
 def test_a_saved_model_that_is_not_whole_is_noticed(content, tmp_path):
     with exportable(small_encoder(), None) as found:
         (tmp_path / "saved_model.pb").write_bytes(content)
-        with pytest.raises(UserError, match="saved_model.pb (is damaged|lacks the signatures)"):
-            saved_model.check(found, str(tmp_path))
+        with pytest.raises(UserError, match="it is damaged"):
+            saved_model.load(found, str(tmp_path))
+
+
+def test_a_saved_model_without_a_signature_is_noticed(tmp_path):
+    with exportable(small_encoder(), None) as found:
+        tf.saved_model.save(found.root, str(tmp_path))
+        with pytest.raises(UserError, match="it lacks the signatures endpoints, serving_default"):
+            saved_model.load(found, str(tmp_path))
 
 
 def test_a_replacement_that_fails_at_the_last_move_is_undone(tmp_path, monkeypatch):
@@ -149,4 +239,4 @@ def test_a_card_of_an_earlier_version_is_refreshed(tmp_path):
     (tmp_path / "card.json").write_text(json.dumps({**facts, "left_out": {"encoder.keras": "why"}}))
     refresh_card(str(tmp_path), {"knn_eval": {"k": 3}})
     text = card_of(tmp_path)[1].split("## Use")[1]
-    assert "hub.KerasLayer" in text and "There is no encoder.keras" in text
+    assert "KerasLayer" in text and "There is no keras" in text

@@ -137,8 +137,11 @@ def augmented(x):
     return layers.RandomRotation(0.1)(layers.RandomCrop(12, 12)(layers.RandomFlip()(x)))
 
 
-KERAS, ENDPOINTS = "encoder.keras", "endpoints"
-# Name: (how to make it, what an export leaves out).
+KERAS, ENDPOINTS = "keras", "endpoints"
+KERAS_FILE = "encoder.keras"
+# Those with layers of Keras 3 only, which are exported to HDF5.
+IN_KERAS_3 = ("rescaling", "penalties", "sequential", "built by a call")
+# Name: (how to make it, what an export leaves out besides HDF5).
 ENCODERS = {
     "affine": (lambda: functional(lambda x: block(x * 2.0 - 1.0)), []),
     "caffe": (lambda: functional(lambda x: block(prepared(applications.resnet50, x))), [KERAS]),
@@ -167,6 +170,10 @@ ENCODERS = {
     "built by a call": (lambda: called(sequential()), []),
     "nested": (nested, []),
 }
+
+
+def left_out_of(name):
+    return [*ENCODERS[name][1], *([] if name in IN_KERAS_3 else ["h5"])]
 
 
 def prepared(module, x):
@@ -245,13 +252,17 @@ def test_every_export_runs_and_trains_in_a_process_without_us(exports):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_what_is_left_out_was_known_before_training(name, exports):
     folder, said = exports
-    _, left_out = ENCODERS[name]
+    left_out = left_out_of(name)
     facts = json.loads((folder / name / "card.json").read_text())
     assert sorted(said[name]) == sorted(facts["left_out"]) == sorted(left_out)
     assert all(facts["left_out"].values())  # The reasons.
-    assert (folder / name / KERAS).exists() == (KERAS not in left_out)
+    assert (folder / name / KERAS_FILE).exists() == (KERAS not in left_out)
+    assert (folder / name / "encoder.h5").exists() == ("h5" not in left_out)
     assert (ENDPOINTS in facts["signatures"]) == (ENDPOINTS not in left_out)
-    assert ("load_model" in (folder / name / "card.md").read_text()) == (KERAS not in left_out)
+    card = (folder / name / "card.md").read_text()
+    assert (f'load_model("this/folder/{KERAS_FILE}")' in card) == (KERAS not in left_out)
+    assert all(difference < 1e-3 for difference in facts["differences"].values())
+    assert set(facts["differences"]) == {"saved_model", KERAS, "h5"} - set(left_out)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -345,7 +356,7 @@ def test_a_model_around_the_layer_is_saved_and_loaded(exports, tmp_path):
 
 @pytest.mark.parametrize("name", ["lambda", "augmentation", "subclassed"])
 def test_encoders_of_two_replicas(name, tmp_path):
-    make, left_out = ENCODERS[name]
+    make, left_out = ENCODERS[name][0], left_out_of(name)
     with mirrored(2).scope():
         encoder = make()
         synchronize_batch_norm(encoder)
@@ -381,7 +392,7 @@ def policy(request):
     indirect=["policy"],
 )
 def test_encoders_in_mixed_precision_become_float32(name, policy, tmp_path):
-    make, left_out = ENCODERS[name]
+    make, left_out = ENCODERS[name][0], left_out_of(name)
     encoder = make()
     assert sorted(check_exportable(encoder, SIDE)) == sorted(left_out)
     export_encoder(moved(encoder), tmp_path / "e", image_size=SIDE)
@@ -519,7 +530,7 @@ def test_encoders_of_keras_applications(make, tmp_path):
     encoder = make(weights=None, include_top=False, pooling="avg", input_shape=(32, 32, 3))
     left_out = check_exportable(encoder)
     export_encoder(encoder, tmp_path / "e")
-    assert (tmp_path / "e" / KERAS).exists() == (KERAS not in left_out)
+    assert (tmp_path / "e" / KERAS_FILE).exists() == (KERAS not in left_out)
     images = RNG.random([2, 32, 32, 3]).astype(np.float32)
     layer = load_encoder(tmp_path / "e")
     h = encoder(images, training=False)

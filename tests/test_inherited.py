@@ -14,7 +14,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.flagfile import from_flagfile, to_flagfile
 from tf_simclr.inherited import settings_of_encoder, settings_of_run
 from tf_simclr.modes import MODES
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, exported
 
 RUN = Config(
     workdir="w",
@@ -155,7 +155,11 @@ def checkpoint(folder):
 def export(folder, **more):
     """The card of an export, as tasks write it, and its .keras file."""
     os.makedirs(folder)
-    facts = {**build.card_of(RUN, "cifar10 (train)", "SimCLR"), "input": {"image_size": 32}, **more}
+    facts = {
+        **exported.card_of(RUN, "cifar10 (train)", "SimCLR"),
+        "input": {"image_size": 32},
+        **more,
+    }
     facts = {name: value for name, value in facts.items() if value is not None}
     (folder / "card.json").write_text(json.dumps(facts))
     (folder / "encoder.keras").write_bytes(b"")
@@ -238,7 +242,7 @@ def test_an_encoder_that_is_not_there_is_not_asked_about(tmp_path, monkeypatch):
 
 def test_the_card_holds_nothing_of_the_machine():
     own = dataclasses.replace(RUN, data_dir="/data/photos", data_service="grpc://host:1")
-    settings = build.card_of(own, "", "")["settings"]
+    settings = exported.card_of(own, "", "")["settings"]
     assert settings["dataset"] == "cifar10" and settings["image_size"] == 32
     assert not {"data_dir", "data_service", "workdir", "init_from"} & set(settings)
 
@@ -247,7 +251,7 @@ def test_the_folder_of_images_comes_from_the_run_around_an_export(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     own = dataclasses.replace(RUN, dataset="folder", data_dir=str(tmp_path))
     resolved(tmp_path / "w", own)
-    export(tmp_path / "w/encoder", **build.card_of(own, "", ""))
+    export(tmp_path / "w/encoder", **exported.card_of(own, "", ""))
     config = parse("--mode=knn_eval", "--init_from=w/encoder", "--workdir=evaluated")
     assert config.data_dir == str(tmp_path)
     (tmp_path / "w/flags.resolved").unlink()

@@ -18,6 +18,7 @@ from tf_simclr.settings import check, group
 
 IMAGENET = "imagenet"  # As init_from: Keras' ImageNet weights.
 DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
+DEFAULT_EXPORT_FORMATS = "saved_model,keras,h5"
 
 
 _run = group("Run", alters_run=False)
@@ -76,6 +77,12 @@ class Config:
         low=0,
     )
     keep_checkpoint_max: int = _run(5, "How many checkpoints to keep.", low=1)
+    export_formats: str = _run(
+        DEFAULT_EXPORT_FORMATS,
+        "Formats of the exported encoder, a list: saved_model (always written), keras, h5, onnx, "
+        "tflite, tflite_float16, tflite_int8, safetensors. The default leaves out what the encoder "
+        "does not allow.",
+    )
     max_run_time: float = _run(
         0.0,
         "Minutes after which the run saves and stops, with exit code 75; the same command resumes "

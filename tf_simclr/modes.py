@@ -94,7 +94,7 @@ MODES = {
         ),
     ),
     "export": Mode(
-        "Write an encoder as a SavedModel and a .keras file.",
+        "Write an encoder as a SavedModel and in other formats.",
         locks=True,
         inherits=_ALL_BUT_RUN,
         only=_NO_EVALUATION,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 
 import tensorflow as tf
@@ -80,7 +81,10 @@ class RunCheckpoints:
         try:
             gfile.makedirs(self.directory)
             self._remove(_is_temporary)  # Left by a run that was killed while saving.
-            checkpoint.write(os.path.join(self.directory, f"tmp-{step}"))
+            # After writing, TensorFlow looks for the files by a pattern, to measure their size, and
+            # before Python 3.11 "[z-a]" in the name of a folder is an error there.
+            with contextlib.suppress(re.error):
+                checkpoint.write(os.path.join(self.directory, f"tmp-{step}"))
             self._publish(step)
         except tf.errors.OpError as error:
             with contextlib.suppress(tf.errors.OpError):  # This may fail likewise.

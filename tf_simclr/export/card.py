@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr import __version__, storage
 from tf_simclr.errors import UserError, printable
-from tf_simclr.export import saved_model
-from tf_simclr.export.exportable import KERAS_FILE, Exportable
-from tf_simclr.export.formats import FORMATS
+from tf_simclr.export.exportable import Exportable
+from tf_simclr.export.formats import FORMATS, Format
 
 
 def card_of(found: Exportable, written: dict[str, Any], more: dict[str, Any]) -> str:
@@ -36,6 +36,9 @@ def card_of(found: Exportable, written: dict[str, Any], more: dict[str, Any]) ->
         "embedding_dim": found.embedding_dim,
         "parameters": found.model.count_params(),
         **written,
+        "compared_on": f"{len(found.probe.images)} "
+        f"{'synthetic' if found.representative is None else 'representative'} images; differences "
+        "in standard deviations of a dimension",
         "left_out": found.left_out,
         "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
     }
@@ -83,9 +86,10 @@ def refresh_card(directory: str, results: dict) -> None:
 
 
 def markdown(card: str) -> str:
-    """The card for people."""
+    """The card for people, with a head that the Hugging Face hub reads."""
     facts = json.loads(card)
-    return f"""# Encoder {_literal(facts["encoder"])}
+    return f"""{_head(facts)}
+# Encoder {_literal(facts["encoder"])}
 
 Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimCLR \
 (arXiv:2002.05709) by tf_simclr.
@@ -94,24 +98,50 @@ Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimC
 
 ## Use
 
-```python
+`images` are float32 [N, H, W, C] in [0, 1], `pixels` uint8 of any size.
+
 {_use(facts)}
-```
+On the command line:
 
     saved_model_cli run --dir this/folder --tag_set serve --signature_def uint8 \\
         --inputs images=images.npy
 """
 
 
+def _head(facts: dict) -> str:
+    """YAML between two lines of dashes; JSON values are YAML too."""
+    dataset = facts.get("settings", {}).get("dataset", "folder")
+    head = {
+        "library_name": "tf-keras",
+        "license": facts.get("license", "unknown"),
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["simclr", "self-supervised-learning", "contrastive-learning", "tensorflow"],
+        "datasets": [] if dataset == "folder" else [dataset],
+        "metrics": ["accuracy"] if facts.get("results") else [],
+    }
+    lines = [f"{name}: {json.dumps(value)}" for name, value in head.items() if value]
+    return "\n".join(["---", *lines, "---"])
+
+
 def _use(facts: dict) -> str:
-    """Lines of Python that load each format."""
-    # Cards of earlier versions do not list the formats; these two were all there were.
-    written = facts.get("formats", {saved_model.NAME, KERAS_FILE} - set(facts.get("left_out", {})))
-    return "\n".join(
-        form.use if form.name in written else f"# There is no {form.name}, see left_out above."
-        for form in FORMATS
-        if form.name in written or form.name in facts.get("left_out", {})
-    )
+    """A block of Python for each program that loads a format."""
+    left_out = facts.get("left_out", {})
+    # The first cards did not list formats; these two were all there were.
+    formats = facts.get("formats", {"saved_model", "encoder.keras"} - set(left_out))
+    blocks = []
+    for form in FORMATS:
+        if _listed(form, formats):
+            for program, code in form.use.items():
+                title = f"{program}, from {' and '.join(form.files)}"
+                blocks.append(f"{title}:\n\n```python\n{code}\n```\n")
+        elif _listed(form, left_out):
+            blocks.append(f"There is no {form.name}, see left\\_out above.\n")
+    return "\n".join(blocks)
+
+
+def _listed(form: Format, names: Iterable[str]) -> bool:
+    """Whether a format is among the names of a card; earlier ones say encoder.keras for keras."""
+    return form.name in names or form.files[0] in names
 
 
 def _bullets(facts: dict, depth: int = 0) -> str:

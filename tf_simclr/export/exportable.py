@@ -1,29 +1,30 @@
-"""What can be exported of an encoder: checked before training, and again when exporting.
+"""An encoder made ready for export: in plain form, traced, and with what it lacks.
 
 Most encoders are exported as a copy made from their config. An encoder that cannot be rebuilt, such
-as one with a Lambda layer, is traced as it is; `encoder.keras`, which holds a config, is then left
-out.
+as one with a Lambda layer, is traced as it is; formats that hold a config are then left out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from tf_simclr.augment import eval_crop_proportion
+from tf_simclr.augment import center_crop_resize, eval_crop_proportion
 from tf_simclr.checkpoints.safe_config import check_config
 from tf_simclr.errors import UserError, brief
+from tf_simclr.export.probe import Probe
 from tf_simclr.models.batch_norm import layers_of, plain_copy, plain_form
 from tf_simclr.models.encoder_interface import encoder_shapes, trace_on_images
+from tf_simclr.models.inputs import to_float
 from tf_simclr.models.keras_internals import is_functional, weight_penalties
 from tf_simclr.stack import keras
 
-KERAS_FILE, ENDPOINTS = "encoder.keras", "endpoints"
+ENDPOINTS = "endpoints"
 
 _PROBE_SIDE = 224  # Where neither the encoder nor the caller fixes a size.
 _KNOWN_MODULES = (
@@ -43,6 +44,8 @@ class ReusableEncoder(tf.train.Checkpoint):
       variables, trainable_variables, regularization_losses: as the interface of Reusable
         SavedModels names them; the losses are those of weights only.
       other_variables: those it uses that are not weights of the model: states of random generators.
+      serve, serve_training: images -> h, when evaluating and when training. Keras 3's TFSMLayer
+        calls functions of one tensor, and by default the one named `serve`.
     """
 
     def __init__(self, model: keras.Model, images: tf.TensorSpec):
@@ -68,6 +71,8 @@ class ReusableEncoder(tf.train.Checkpoint):
         self.other_variables = list(used.values())
         for trace in traces:
             _check_trace(trace, [*self.variables, *used.values()])
+        self.serve = tf.function(lambda x: self.__call__(x, training=False), [images])
+        self.serve_training = tf.function(lambda x: self.__call__(x, training=True), [images])
 
 
 def _check_trace(trace, variables: list[tf.Variable]) -> None:
@@ -98,10 +103,11 @@ class Exportable:
       image_size: side that images are to be resized to; None: any.
       crop_proportion: share of the shorter side that is kept when images are resized, in (0, 1].
       embedding_dim: D of h.
+      probe_shape: shape of images to try the model on.
+      config_problem: why the model cannot be rebuilt from its config; "" if it can.
+      representative: float32 [n, H, W, C], images such as it was trained on; None: not known.
       left_out: what cannot be exported, with the reason: names of formats, or `ENDPOINTS`. Writing
         adds to it.
-      is_same: whether a function of images gives the h of the encoder, compared on one image; for
-        encoders with known layers only it is always True.
     """
 
     model: keras.Model
@@ -110,38 +116,23 @@ class Exportable:
     image_size: int | None
     crop_proportion: float
     embedding_dim: int
+    probe_shape: list[int]
+    config_problem: str
+    representative: np.ndarray | None
     left_out: dict[str, str]
-    is_same: Callable[[Callable], bool]
 
+    @functools.cached_property
+    def probe(self) -> Probe:
+        """The model's h of a few images, with which what is written is compared."""
+        return Probe(self.model, self.probe_shape[1:], self.representative)
 
-def check_exportable(encoder: keras.Model, image_size: int | None = None) -> dict[str, str]:
-    """Checks before training that `export_encoder` will work afterwards; takes seconds.
-
-    Args:
-      encoder: as it will be trained, with its weights, strategy and precision.
-      image_size: side of the images it will be trained on; None: what its input fixes, else 224.
-
-    Returns:
-      What an export would leave out, with the reason: "encoder.keras", or the signature
-      "endpoints". It is logged too.
-
-    Raises:
-      UserError: the encoder could not be exported, with the reason.
-    """
-    if has_known_layers_only(encoder):
-        taken, _, image_size = _checked_shapes(encoder, image_size)
-        trace_on_images(encoder, _probe_shape(taken, image_size))
-        return {}
-    with exportable(encoder, image_size) as found:
-        left_out = found.left_out
-        if KERAS_FILE not in left_out:
-            try:
-                config = keras.saving.serialize_keras_object(found.model)
-                keras.saving.deserialize_keras_object(config, safe_mode=True)
-            except Exception as error:  # The caller's own layers can fail in any way.
-                left_out[KERAS_FILE] = brief(error)
-    log_left_out(left_out)
-    return left_out
+    def embed_pixels(self, images) -> tf.Tensor:
+        """h, float32 [N, D], of uint8 images [N, h, w, C] of any size, cropped and resized."""
+        if self.image_size is None:
+            floats = to_float(images)
+        else:
+            floats = center_crop_resize(images, self.image_size, self.crop_proportion)
+        return self.root.__call__(floats, training=False)
 
 
 def has_known_layers_only(encoder: keras.Model) -> bool:
@@ -162,29 +153,28 @@ def has_known_layers_only(encoder: keras.Model) -> bool:
     return True
 
 
-def log_left_out(left_out: dict[str, str]) -> None:
-    """Logs what an export lacks."""
-    for name, reason in left_out.items():
-        logging.info("The exported encoder has no %s: %s", name, reason)
-
-
 @contextlib.contextmanager
 def exportable(
-    encoder: keras.Model, image_size: int | None, crop_proportion: float | None = None
+    encoder: keras.Model,
+    image_size: int | None,
+    crop_proportion: float | None = None,
+    representative: np.ndarray | None = None,
 ) -> Iterator[Exportable]:
     """Prepares an encoder for export; it must be written inside the `with` block.
 
     Raises:
       UserError: nothing can be exported, with the reason.
     """
-    taken, given, image_size = _checked_shapes(encoder, image_size)
+    taken, given, image_size = checked_shapes(encoder, image_size)
+    shape = probe_shape(taken, image_size)
+    if representative is not None:
+        representative = _checked_images(representative, shape)
     left_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         try:
-            is_same = _comparison(encoder, _probe_shape(taken, image_size))
-            model = _copy_or_itself(encoder, is_same, left_out)
+            model, config_problem = _copy_or_itself(encoder, shape)
             stack.enter_context(plain_form(model))
-            root, images = _traced(model, taken, image_size)
+            root, images = _traced(model, taken, shape)
         except UserError as error:
             raise UserError(f"encoder {encoder.name!r} cannot be exported: {error}") from error
         if not is_functional(model):
@@ -192,11 +182,20 @@ def exportable(
         if crop_proportion is None:
             crop_proportion = eval_crop_proportion(image_size) if image_size else 1.0
         yield Exportable(
-            model, root, images, image_size, crop_proportion, given[-1], left_out, is_same
+            model,
+            root,
+            images,
+            image_size,
+            crop_proportion,
+            given[-1],
+            shape,
+            config_problem,
+            representative,
+            left_out,
         )
 
 
-def _checked_shapes(encoder, image_size: int | None) -> tuple[tuple, tuple, int | None]:
+def checked_shapes(encoder, image_size: int | None) -> tuple[tuple, tuple, int | None]:
     """`encoder_shapes`, and the side to resize images to, once encoder and size fit."""
     taken, given = encoder_shapes(encoder)
     if image_size is not None and image_size < 1:
@@ -211,32 +210,38 @@ def _checked_shapes(encoder, image_size: int | None) -> tuple[tuple, tuple, int 
     return taken, given, image_size
 
 
-def _probe_shape(taken: tuple, image_size: int | None) -> list[int]:
+def probe_shape(taken: tuple, image_size: int | None) -> list[int]:
     """The shape of one image to try the encoder on."""
     return [1, *(image_size or side or _PROBE_SIDE for side in taken[1:3]), taken[-1]]
 
 
-def _comparison(encoder, shape: list[int]) -> Callable[[Callable], bool]:
-    """`Exportable.is_same`; raises UserError if the encoder cannot take images of that shape."""
-    if has_known_layers_only(encoder):
-        return lambda function: True
-    images = np.random.default_rng(0).random(shape, np.float32)
-    h = _h_of(trace_on_images(encoder, shape), images)
-    tolerance = _MIXED_TOLERANCE if _is_mixed(encoder) else _TOLERANCE
-    atol = tolerance * np.max(np.abs(np.nan_to_num(h)))
+def _checked_images(images, shape: list[int]) -> np.ndarray:
+    """Representative images as float32 in [0, 1]; raises UserError if they are not such images."""
+    images = np.asarray(images)
+    if images.ndim != 4 or not len(images) or list(images.shape[1:]) != shape[1:]:
+        raise UserError(
+            f"representative_images must be [n, {', '.join(map(str, shape[1:]))}], n at least 1; "
+            f"received {list(images.shape)}."
+        )
+    images = to_float(images).numpy()
+    if not (np.min(images) >= 0 and np.max(images) <= 1):
+        raise UserError(
+            "representative_images must be uint8, or floats in [0, 1]; received values from "
+            f"{np.min(images):.3g} to {np.max(images):.3g}."
+        )
+    return images
 
-    def is_same(function):
-        other = _h_of(function, images)
-        return h.shape == other.shape and np.allclose(h, other, rtol=0, atol=atol, equal_nan=True)
 
-    return is_same
+def _copy_or_itself(encoder, shape: list[int]) -> tuple[keras.Model, str]:
+    """A plain copy if the config describes the encoder, else the encoder itself.
 
-
-def _copy_or_itself(encoder, is_same, left_out) -> keras.Model:
-    """A plain copy if the config describes the encoder, else the encoder itself."""
+    Also returns why it cannot be rebuilt from its config later; "" if it can.
+    """
+    known = has_known_layers_only(encoder)
+    is_same = _comparison(encoder, shape) if not known else lambda copy: True
     try:
         copy = plain_copy(encoder)
-        if not is_same(lambda x: copy(x, training=False)):
+        if not is_same(copy):
             raise UserError(
                 "a copy made from its config gives other vectors: the get_config() of a layer "
                 "leaves something out, or the encoder is random when it does not train."
@@ -247,23 +252,41 @@ def _copy_or_itself(encoder, is_same, left_out) -> keras.Model:
                 "it computes in mixed precision, and what is exported is a copy in float32, which "
                 f"cannot be made: {error} Train in float32, or correct get_config()."
             ) from error
-        left_out[KERAS_FILE] = str(error)
-        return encoder
+        return encoder, str(error)
+    return copy, "" if known else _config_problem(copy)
+
+
+def _comparison(encoder, shape: list[int]) -> Callable[[keras.Model], bool]:
+    """Whether a copy gives the encoder's h of one image; UserError if the encoder gives none."""
+    images = np.random.default_rng(0).random(shape, np.float32)
+    h = _h_of(trace_on_images(encoder, shape), images)
+    tolerance = _MIXED_TOLERANCE if _is_mixed(encoder) else _TOLERANCE
+    atol = tolerance * np.max(np.abs(np.nan_to_num(h)))
+
+    def is_same(copy):
+        other = _h_of(lambda x: copy(x, training=False), images)
+        return h.shape == other.shape and np.allclose(h, other, rtol=0, atol=atol, equal_nan=True)
+
+    return is_same
+
+
+def _config_problem(copy) -> str:
     try:
         if not isinstance(copy, keras.Model):
             raise UserError("the encoder is a layer, not a model.")
-        check_config(keras.saving.serialize_keras_object(copy))
-    except Exception as error:  # A config that cannot be written can fail in any way.
-        left_out[KERAS_FILE] = brief(error)
-    return copy
+        config = keras.saving.serialize_keras_object(copy)
+        check_config(config)
+        keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as error:  # The caller's own layers can fail in any way.
+        return brief(error)
+    return ""
 
 
-def _traced(model, taken: tuple, image_size: int | None) -> tuple[ReusableEncoder, tf.TensorSpec]:
+def _traced(model, taken: tuple, shape: list[int]) -> tuple[ReusableEncoder, tf.TensorSpec]:
     """The model traced for images of any size if it takes any, else for those of one size."""
     shapes = [taken]
     if not is_functional(model):  # What it was called with need not be all that it takes.
-        sides = _probe_shape(taken, image_size)[1:3]
-        shapes = [(None, None, None, taken[-1]), (None, *sides, taken[-1])]
+        shapes = [(None, None, None, taken[-1]), (None, *shape[1:])]
     for shape in shapes:
         images = tf.TensorSpec(shape, tf.float32, "images")
         try:

@@ -1,31 +1,132 @@
-"""The format encoder.keras: the encoder as a Keras model, if Keras can load it back safely."""
+"""The formats encoder.keras and encoder.h5: the encoder as a Keras model.
+
+A .keras file is read by the Keras 2 of either stack. A legacy HDF5 file is read by Keras 3 as well,
+if it knows every layer in it: its loader looks classes up by name, among its own.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import tempfile
+import warnings
+from collections.abc import Callable
 
+import h5py
+import numpy as np
 import tensorflow as tf
 
 from tf_simclr.checkpoints.keras_files import load_keras
-from tf_simclr.errors import UserError
-from tf_simclr.export.exportable import KERAS_FILE, Exportable
+from tf_simclr.export.exportable import Exportable
+from tf_simclr.models.batch_norm import layers_of
+from tf_simclr.models.keras_internals import is_functional
 from tf_simclr.stack import keras
 
 gfile = tf.io.gfile
 
+KERAS_FILE, H5_FILE = "encoder.keras", "encoder.h5"
+USE = {
+    "Keras 2": f"""\
+encoder = tf.keras.models.load_model("this/folder/{KERAS_FILE}")
+h = encoder(images)"""
+}
+USE_H5 = {
+    "Keras 3": f"""\
+encoder = keras.models.load_model("this/folder/{H5_FILE}", compile=False)
+h = encoder(images)"""
+}
+
+# Tried with Keras 3.15: it builds the same layer from the config that Keras 2 writes.
+_IN_KERAS_3 = set(
+    "Activation Add AveragePooling2D Average BatchNormalization Concatenate Conv2D Cropping2D "
+    "Dense DepthwiseConv2D Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D "
+    "InputLayer LayerNormalization LeakyReLU MaxPooling2D Maximum Multiply Permute PReLU ReLU "
+    "Rescaling Reshape SeparableConv2D Softmax SpatialDropout2D Subtract UpSampling2D "
+    "ZeroPadding2D".split()
+)
+# Settings without effect in these layers, which Keras 2 writes and Keras 3 refuses to read.
+_WITHOUT_EFFECT = {
+    "DepthwiseConv2D": ("groups",),
+    "SeparableConv2D": ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
+    "SpatialDropout2D": ("noise_shape", "trainable"),
+}
+# hard_sigmoid, for one, is another function in Keras 3.
+_ACTIVATIONS_IN_KERAS_3 = set(
+    "elu exponential gelu linear relu relu6 selu sigmoid silu softmax softplus softsign swish "
+    "tanh".split()
+)
+_MODULES = (
+    "keras.src.layers.",
+    "tf_keras.src.layers.",
+    "keras.src.engine.",
+    "tf_keras.src.engine.",
+)
+
 
 def write(found: Exportable, folder: str) -> None:
     """Writes FOLDER/encoder.keras."""
-    write_keras(found.model, os.path.join(folder, KERAS_FILE))
+    found.model.save(os.path.join(folder, KERAS_FILE))
 
 
-def check(found: Exportable, folder: str) -> None:
-    """Raises UserError if the file cannot be loaded safely or gives other vectors."""
-    path = os.path.join(folder, KERAS_FILE)
-    loaded = load_keras(path)
-    if not found.is_same(lambda images: loaded(images, training=False)):
-        raise UserError("the model loaded from it gives other vectors.")
+def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images to h, from the file; UserError if it cannot be loaded safely."""
+    return load_keras(os.path.join(folder, KERAS_FILE)).predict_on_batch
+
+
+def write_h5(found: Exportable, folder: str) -> None:
+    """Writes FOLDER/encoder.h5."""
+    save_h5(found.model, os.path.join(folder, H5_FILE))
+
+
+def save_h5(model: keras.Model, path: str) -> None:
+    """Writes a functional model as an HDF5 file that Keras 2 and Keras 3 load."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # It would warn that the model was not compiled.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # And that HDF5 is the old format, which is why.
+            model.save(path, save_format="h5", include_optimizer=False)
+    finally:
+        logger.setLevel(level)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        _adapt(config["config"])
+        file.attrs["model_config"] = json.dumps(config).encode()
+
+
+def _adapt(config: dict) -> None:
+    """Changes what Keras 3 reads otherwise than Keras 2; for Keras 2 it means the same."""
+    for layer in config["layers"]:
+        for setting in _WITHOUT_EFFECT.get(layer["class_name"], ()):
+            layer["config"].pop(setting, None)
+    for ends in ("input_layers", "output_layers"):
+        if ends in config:  # Else Keras 3 would take and give lists of one tensor.
+            (config[ends],) = config[ends]
+
+
+def load_h5(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images to h, from the file, which was just written here."""
+    path = os.path.join(folder, H5_FILE)
+    return keras.models.load_model(path, compile=False, safe_mode=True).predict_on_batch
+
+
+def why_not_h5(model: keras.Model) -> str:
+    """Why Keras 3 could not load the model from HDF5; "" if it can."""
+    if not is_functional(model):
+        return "Keras 3 loads functional models only from HDF5."
+    for layer in layers_of(model)[1:]:
+        kind = type(layer)
+        if isinstance(layer, keras.Model):
+            return f"Keras 3 reads no models inside a model ({layer.name}) from HDF5."
+        if kind.__name__ not in _IN_KERAS_3 or not kind.__module__.startswith(_MODULES):
+            return f"Keras 3 does not have the layer {kind.__name__} ({layer.name})."
+        activation = getattr(layer, "activation", None)
+        name = getattr(activation, "__name__", None)
+        if activation is not None and name not in _ACTIVATIONS_IN_KERAS_3:
+            return f"Keras 3 does not have the activation {name} ({layer.name}), or has another."
+    return ""
 
 
 def write_keras(model: keras.Model, path: str) -> None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_simclr import storage
-from tf_simclr.augment import center_crop_resize
 from tf_simclr.errors import UserError, brief
 from tf_simclr.export.exportable import ENDPOINTS, Exportable
 from tf_simclr.models.encoders import endpoint_tensors
-from tf_simclr.models.inputs import to_float
 from tf_simclr.stack import keras
 
-NAME = "saved_model"
-USE = """\
-import tensorflow as tf, tensorflow_hub as hub
-layer = hub.KerasLayer("this/folder", trainable=True)     # fine-tune; images float32 in [0, 1]
-h = tf.saved_model.load("this/folder").signatures["uint8"](tf.constant(images))["embedding"]"""
+USE = {
+    "TensorFlow": """\
+encoder = tf.saved_model.load("this/folder")
+h = encoder.serve(images)
+h = encoder.signatures["uint8"](tf.constant(pixels))["embedding"]""",
+    "Keras 2": """\
+encoder = tensorflow_hub.KerasLayer("this/folder", trainable=True)
+h = encoder(images)""",
+    "Keras 3": """\
+encoder = keras.layers.TFSMLayer("this/folder", call_training_endpoint="serve_training")
+for weight in encoder.weights:  # Keras' optimisers refuse the ":0" of TensorFlow's names.
+    weight._path = weight.path.replace(":0", "")
+h = encoder(images)""",
+}
 
 _SIGNATURES = {
     "serving_default": "images float32 [N, H, W, C] in [0, 1] -> embedding [N, D]",
@@ -39,21 +45,20 @@ def write(found: Exportable, folder: str) -> dict[str, Any]:
     }
 
 
-def check(found: Exportable, folder: str) -> None:
-    """Raises UserError if saved_model.pb is not whole or lacks a signature.
+def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images to h, from the SavedModel.
 
-    It reads the file only. Loading the model as well would take longer than writing it, and cannot
-    be done in folders whose name TensorFlow takes for a pattern.
+    Raises:
+      UserError: it is not whole, or lacks a signature.
     """
-    content = storage.read_bytes(os.path.join(folder, "saved_model.pb"))
     try:
-        graphs = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+        loaded = tf.saved_model.load(folder)
     except Exception as error:  # The class of the error depends on the version of protobuf.
-        raise UserError(f"saved_model.pb is damaged: {brief(error)}") from error
-    expected = set(_SIGNATURES) - set(found.left_out)
-    missing = sorted(expected - {name for graph in graphs for name in graph.signature_def})
+        raise UserError(f"it is damaged: {brief(error)}") from error
+    missing = sorted(set(_SIGNATURES) - set(found.left_out) - set(loaded.signatures))
     if missing:
-        raise UserError(f"saved_model.pb lacks the signatures {', '.join(missing)}.")
+        raise UserError(f"it lacks the signatures {', '.join(missing)}.")
+    return lambda images: loaded.serve(tf.constant(images)).numpy()
 
 
 def _endpoints(found: Exportable) -> keras.Model | None:
@@ -68,7 +73,7 @@ def _endpoints(found: Exportable) -> keras.Model | None:
 
 
 def _save(found: Exportable, endpoints, folder: str) -> None:
-    root, images, size = found.root, found.images, found.image_size
+    root, images = found.root, found.images
     pixels = tf.TensorSpec([None, None, None, images.shape[-1]], tf.uint8, "images")
 
     @tf.function(input_signature=[images])
@@ -77,11 +82,7 @@ def _save(found: Exportable, endpoints, folder: str) -> None:
 
     @tf.function(input_signature=[pixels])
     def serve_uint8(images):
-        if size is None:
-            floats = to_float(images)
-        else:
-            floats = center_crop_resize(images, size, found.crop_proportion)
-        return {"embedding": root.__call__(floats, training=False)}
+        return {"embedding": found.embed_pixels(images)}
 
     @tf.function(input_signature=[images])
     def serve_endpoints(images):

@@ -222,9 +222,12 @@ class _Net:
 
 
 def _halves(x, filters, name):
-    """Both halves of the channels, without a custom layer, which the saved file would need."""
-    halves = [x[:, :, :, :filters], x[:, :, :, filters:]]
-    for half, part in zip(halves, ("first", "second")):
-        # Keras numbers such layers per process; a model's layer names must not depend on that.
-        half._keras_history.layer._name = f"{name}_{part}"
-    return halves
+    """Both halves of the channels, by a layer that every version of Keras has.
+
+    Slicing would make a layer of a TensorFlow operation, which Keras 3 cannot load. Cropping2D
+    crops the last two axes if it takes them for rows and columns.
+    """
+    return [
+        layers.Cropping2D(((0, 0), cut), data_format="channels_first", name=f"{name}_{part}")(x)
+        for part, cut in (("first", (0, filters)), ("second", (filters, 0)))
+    ]

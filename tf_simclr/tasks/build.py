@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from typing import Any
 
 import numpy as np
@@ -112,10 +111,10 @@ def online_splits(config: Config, channels: int):
     if not config.eval_every_epochs:
         return None
     sources = labelled_splits(dataclasses.replace(evaluated_on(config), channels=channels))
-    return tuple(_some_of(source, config.eval_max_images, config.seed) for source in sources)
+    return tuple(some_of(source, config.eval_max_images, config.seed) for source in sources)
 
 
-def _some_of(source, most: int, seed: int):
+def some_of(source, most: int, seed: int):
     """At most `most` images of a source, chosen at random; 0: all."""
     if not 0 < most < source.num_examples:
         return source
@@ -260,29 +259,6 @@ def announce(config: Config, source, plan: Plan, replicas: int, step: int) -> No
         plan.warmup_steps,
         f" Resuming from step {step}." if step else "",
     )
-
-
-def card_of(config: Config, trained_on: str, method: str, **more: Any) -> dict[str, Any]:
-    """The card of an exported encoder, which says how it was made.
-
-    "settings" holds what a mode needs to start from this encoder alone, and nothing about the
-    machine, such as paths.
-    """
-    settings = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata["group"] in ("Data", "Model")
-        and not field.metadata["path"]
-        and not field.metadata["once"]
-    }
-    return {
-        "encoder": config.encoder,
-        "trained_on": trained_on,
-        "method": method,
-        "date": datetime.date.today().isoformat(),
-        **more,
-        "settings": settings,
-    }
 
 
 def encoder_of(config: Config, channels: int) -> keras.Model:

@@ -1,4 +1,4 @@
-"""--mode=export: writes the encoder of a checkpoint as a SavedModel and a .keras file."""
+"""--mode=export: writes the encoder of a checkpoint as a SavedModel and in other formats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from absl import logging
 
 from tf_simclr.config import IMAGENET, Config
 from tf_simclr.export import export_encoder
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, exported
 from tf_simclr.workdir import Workdir, results_of_encoder
 
 
@@ -20,8 +20,8 @@ def run(config: Config, strategy) -> None:
     directory = export_encoder(
         build.given_encoder(config),
         workdir / "encoder",
-        image_size=config.image_size,
-        card=build.card_of(
+        **exported.options_of(config),
+        card=exported.card_of(
             config,
             "ImageNet"
             if config.init_from == IMAGENET

@@ -18,7 +18,7 @@ from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
 from tf_simclr.models.classifier import ClassifierTraining, classifier
 from tf_simclr.models.skipping import saved_form
 from tf_simclr.stack import keras
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, exported
 from tf_simclr.training import Plan, Session
 
 
@@ -28,6 +28,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     Raises:
       UserError: the settings or the data are invalid; earlier checkpoints are kept.
     """
+    formats = exported.formats_of(config)
     replicas = strategy.num_replicas_in_sync
     source, eval_source = build.labelled_splits(config)
     config = build.fit_batch(config, source.num_examples, replicas)
@@ -45,7 +46,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         model = classifier(encoder, len(source.class_names), config.fine_tune_after_block)
         training = ClassifierTraining(model, skip_bad_steps=config.skip_bad_steps > 0)
         training.compile(build.optimizer_of(config, plan, model.trainable_variables))
-    check_exportable(encoder, config.image_size)
+    check_exportable(encoder, config.image_size, formats)
     session.start(
         {
             "encoder": encoder,
@@ -64,8 +65,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         logging.info("The classifier is in %s.", session.workdir / "classifier.keras")
     session.hand_over(
         encoder,
-        image_size=config.image_size,
-        card=build.card_of(
+        **exported.options_of(config, source),
+        card=exported.card_of(
             config,
             f"{source.name} ({config.train_split}), {source.num_examples} labelled images",
             f"fine-tuned for {plan.total_steps} steps from {config.init_from}",

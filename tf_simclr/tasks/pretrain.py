@@ -16,7 +16,7 @@ from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.models.skipping import saved_form
 from tf_simclr.report import view_grid
 from tf_simclr.stack import keras
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, exported
 from tf_simclr.training import Plan, Session
 
 _VIEWS_SHOWN = 8
@@ -28,6 +28,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     Raises:
       UserError: the settings or the data are invalid; earlier checkpoints are kept.
     """
+    formats = exported.formats_of(config)
     source = build.source_of(config, config.train_split)
     splits = build.online_splits(config, source.channels)
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
@@ -35,7 +36,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     keras.mixed_precision.set_global_policy(config.precision)
     with strategy.scope():
         model = build.simclr_of(config, source.channels, plan, _probe_classes(config, source))
-    check_exportable(model.encoder, config.image_size)
+    check_exportable(model.encoder, config.image_size, formats)
     session.start(
         parts_of(model),
         manifest=build.manifest_of(config, source, model.encoder),
@@ -47,8 +48,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     encoder = plain_copy(model.encoder)  # Every host: means over replicas are read collectively.
     session.hand_over(
         encoder,
-        image_size=config.image_size,
-        card=build.card_of(
+        **exported.options_of(config, source),
+        card=exported.card_of(
             config,
             f"{source.name} ({config.train_split}), {source.num_examples} images, no labels",
             f"SimCLR, {plan.total_steps} steps of {config.train_batch_size} images",

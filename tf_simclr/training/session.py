@@ -186,19 +186,24 @@ class Session:
         self.step = plan.total_steps
         return metrics
 
-    def hand_over(self, encoder: keras.Model, *, image_size: int, card: dict) -> None:
+    def hand_over(self, encoder: keras.Model, *, card: dict, **export: Any) -> None:
         """Exports the encoder and writes the report; with several hosts, only the chief does.
 
         Args:
           encoder: a plain copy, float32.
-          image_size: side of the images in pixels.
           card: what the encoder's card says about how it was made.
+          export: other arguments of `export_encoder`.
+
+        Raises:
+          UserError: the encoder cannot be exported in all formats that are asked for.
         """
         if not self.workdir.writes:
             return
         card = {**card, "results": self.workdir.results()}
-        folder = export_encoder(encoder, self.workdir / "encoder", image_size=image_size, card=card)
-        report = write_report(self.workdir.path)
+        try:
+            folder = export_encoder(encoder, self.workdir / "encoder", card=card, **export)
+        finally:
+            report = write_report(self.workdir.path)
         logging.info("The encoder is in %s, the report in %s.", folder, report)
 
     def _check_same_step(self) -> None:

@@ -1,0 +1,149 @@
+"""The format ONNX, in two files.
+
+encoder.onnx         images float32 [N, H, W, C] in [0, 1] -> embedding [N, D]
+encoder_uint8.onnx   images uint8 [N, h, w, C] of any size -> embedding; crops and resizes itself,
+                     as the SavedModel's signature "uint8" does
+
+The converter, tf2onnx, knows no bicubic resize, so the second file puts nodes of ONNX before the
+first one's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.errors import UserError
+from tf_simclr.export.exportable import Exportable
+from tf_simclr.export.probe import relative_difference
+
+FILES = ("encoder.onnx", "encoder_uint8.onnx")
+USE = {
+    "ONNX Runtime": """\
+session = onnxruntime.InferenceSession("this/folder/encoder.onnx")
+(h,) = session.run(None, {"images": images})
+session = onnxruntime.InferenceSession("this/folder/encoder_uint8.onnx")
+(h,) = session.run(None, {"images": pixels})"""
+}
+
+_OPSET = 18  # The highest of tf2onnx.
+_TOLERANCE = 1e-2  # Of uint8 images: two resizes round pixels differently.
+
+
+def write(found: Exportable, folder: str) -> dict[str, int]:
+    """Writes both files; returns the "onnx_opset" for the card."""
+    import onnx  # Not everyone has it.
+
+    encoder = _converted(found)
+    pixels = onnx.compose.merge_models(
+        _preprocessing(found), encoder, io_map=[("scaled", "images")]
+    )
+    for model, name in zip((encoder, pixels), FILES):
+        model.doc_string = f"Encoder {found.model.name}, written by tf_simclr."
+        onnx.checker.check_model(model)
+        onnx.save(model, os.path.join(folder, name))
+    return {"onnx_opset": _OPSET}
+
+
+def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images to h, from encoder.onnx.
+
+    Raises:
+      UserError: encoder_uint8.onnx does not give what the SavedModel's signature "uint8" does.
+    """
+    encoder, pixels = (_session(os.path.join(folder, name)) for name in FILES)
+    height, width, channels = found.probe.images.shape[1:]
+    images = np.random.default_rng(0).integers(
+        0, 256, [8, 2 * height + 1, 2 * width, channels], np.uint8
+    )
+    if found.image_size is None:
+        images = images[:, :height, :width]
+    difference = relative_difference(found.embed_pixels(images), pixels(images))
+    if not difference <= _TOLERANCE:
+        raise UserError(
+            f"{FILES[1]} gives other vectors: {difference:.2g} standard deviations of a dimension "
+            f"away from the SavedModel's, more than {_TOLERANCE:g}."
+        )
+    return encoder
+
+
+def _session(path: str) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["embedding"], {"images": images})[0]
+
+
+def _converted(found: Exportable):
+    """The encoder as an ONNX model."""
+    import tf2onnx
+
+    @tf.function(input_signature=[found.images])
+    def serve(images):
+        return {"embedding": found.root.__call__(images, training=False)}
+
+    model, _ = tf2onnx.convert.from_function(serve, [found.images], opset=_OPSET)
+    unknown = {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    if unknown:
+        raise UserError(f"ONNX does not have the operations {', '.join(sorted(unknown))}.")
+    return model
+
+
+def _preprocessing(found: Exportable):
+    """An ONNX model from uint8 images to what the encoder takes."""
+    from onnx import parser
+
+    channels, size = found.images.shape[-1], found.image_size
+    text = _SCALE if size is None else _CROP_AND_RESIZE
+    return parser.parse_model(
+        text.format(opset=_OPSET, c=channels, s=size, proportion=found.crop_proportion)
+    )
+
+
+# In ONNX's own text form. The result has the rows and columns of `augment.center_crop_resize`.
+_SCALE = """
+<ir_version: 8, opset_import: ["" : {opset}]>
+preprocessing (uint8[n, h, w, {c}] images) => (float[n, h, w, {c}] scaled)
+<float scale = {{0.00392156862745098}}>
+{{
+  floats = Cast <to = 1> (images)
+  scaled = Mul (floats, scale)
+}}
+"""
+_CROP_AND_RESIZE = """
+<ir_version: 8, opset_import: ["" : {opset}]>
+preprocessing (uint8[n, h, w, {c}] images) => (float[n, {s}, {s}, {c}] scaled)
+<
+  float scale = {{0.00392156862745098}}, float proportion = {{{proportion}}},
+  float low = {{0.0}}, float high = {{1.0}}, int64[1] one = {{1}}, int64[1] two = {{2}},
+  int64[2] axes = {{1, 2}}, int64[3] result = {{{c}, {s}, {s}}}
+>
+{{
+  sides = Shape <start = 1, end = 3> (images)
+  shorter = ReduceMin <keepdims = 1> (sides)
+  shorter_float = Cast <to = 1> (shorter)
+  kept = Mul (shorter_float, proportion)
+  rounded = Round (kept)
+  rounded_int = Cast <to = 7> (rounded)
+  side = Max (rounded_int, one)
+  spare = Sub (sides, side)
+  spare_up = Add (spare, one)
+  start = Div (spare_up, two)
+  end = Add (start, side)
+  pixels = Slice (images, start, end, axes)
+  floats = Cast <to = 1> (pixels)
+  unit = Mul (floats, scale)
+  channels_first = Transpose <perm = [0, 3, 1, 2]> (unit)
+  n = Shape <start = 0, end = 1> (images)
+  sizes = Concat <axis = 0> (n, result)
+  resized = Resize <mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1> (
+    channels_first, , , sizes)
+  clipped = Clip (resized, low, high)
+  scaled = Transpose <perm = [0, 2, 3, 1]> (clipped)
+}}
+"""
