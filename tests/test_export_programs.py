@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def run(code, folder, keras):
 
 
 LEGACY = "TF_USE_LEGACY_KERAS"
+KERAS_3 = "import keras\nassert keras.__version__.startswith('3.')\n"
 
 
 def settled(make):
@@ -150,44 +152,53 @@ def checked(found):
     )
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_every_format_of_the_card_loads_with_keras_2(name, exports):
-    found = uses(name, lambda program: program not in ("Keras 3", "PyTorch", "NumPy"))
-    assert {f.name for f, *_ in found} == set(FORMATS_OF[name]) - {"h5", "safetensors"}
-    imports = "import onnxruntime, tensorflow as tf, tensorflow_hub\n"
-    fine_tuned = "keras = tf.keras\n" + FINE_TUNED
-    keras_2 = "".join(
-        code + fine_tuned for form, program, code in found if program == "Keras 2"
-    ).replace("h = encoder(images)", "\n")
-    run(imports + checked(found) + keras_2, exports[name], 2)
-    by_name = 'encoder = tf.keras.models.load_model("e/encoder.h5", compile=False)\n'
-    run("import tensorflow as tf\n" + by_name + fine_tuned, exports[name], 2)
+def test_every_format_of_the_card_loads_with_keras_2(exports):
+    found = uses("resnet18", lambda program: program not in ("Keras 3", "PyTorch", "NumPy"))
+    assert {form.name for form, *_ in found} == {f.name for f in FORMATS} - {"h5", "safetensors"}
+    fine_tuned = "import tensorflow as tf\nkeras = tf.keras\n" + FINE_TUNED
+    by_name = 'encoder = tf.keras.models.load_model("e/encoder.h5", compile=False)\n' + fine_tuned
+    loaded = [code + "\n" + fine_tuned for _, program, code in found if program == "Keras 2"]
+    run(checked(found) + "\n".join([*loaded, by_name]), exports["resnet18"], 2)
 
 
 @needs_keras_3
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_format_for_keras_3_loads_and_is_fine_tuned(name, exports):
+def test_every_format_for_keras_3_loads(name, exports):
     found = uses(name, lambda program: program in ("Keras 3", "TensorFlow"))
     assert {form.name for form, *_ in found} == {"saved_model", "h5"}
-    imports = "import keras, tensorflow as tf\nassert keras.__version__.startswith('3.')\n"
-    code = imports + checked(found)
-    for _, program, lines in found:
-        code += lines + "\n" + FINE_TUNED if program == "Keras 3" else ""
     default = 'h = keras.layers.TFSMLayer("e")(images)\n'
-    code += default + CHECKED.format(tolerance=1e-3, program="default endpoint")
-    run(code, exports[name], 3)
+    default += CHECKED.format(tolerance=1e-3, program="default endpoint")
+    run(checked(found) + KERAS_3 + default, exports[name], 3)
+
+
+@needs_keras_3
+def test_keras_3_fine_tunes(exports):
+    found = uses("resnet18", lambda program: program == "Keras 3")
+    assert len(found) == 2
+    code = "\n".join(code + "\n" + FINE_TUNED for _, _, code in found)
+    run(KERAS_3 + code, exports["resnet18"], 3)
 
 
 def test_the_weights_of_the_card_are_the_encoders(exports):
     ((_, _, code),) = uses("resnet18", lambda program: program == "NumPy")
     names = {}
     code = code.replace('"e/', f'"{exports["resnet18"]}/e/')
-    exec("import safetensors.numpy\n" + code, names)
+    exec(code, names)
     encoder = settled(ENCODERS["resnet18"])
     assert len(names["weights"]) == len(encoder.weights)
     for variable in encoder.weights:
         key = variable.name.split(":")[0].replace("/", ".")
         np.testing.assert_array_equal(names["weights"][key], variable)
+
+
+def test_the_readme_shows_what_the_cards_show():
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    for form in FORMATS:
+        for program, code in form.use.items():
+            if program != "NumPy" and not form.name.startswith("tflite_"):
+                assert f"```python\n{code}\n```".replace("this/folder", "encoder") in readme
+        assert all(f"`{file}`" in readme for file in form.files) or form.name == "saved_model"
+        assert f"`{form.name}`" in readme
 
 
 def images_through(make, shape=(8, 8, 4)):

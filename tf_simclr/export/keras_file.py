@@ -28,11 +28,15 @@ gfile = tf.io.gfile
 KERAS_FILE, H5_FILE = "encoder.keras", "encoder.h5"
 USE = {
     "Keras 2": f"""\
+import tensorflow as tf
+
 encoder = tf.keras.models.load_model("this/folder/{KERAS_FILE}")
 h = encoder(images)"""
 }
 USE_H5 = {
     "Keras 3": f"""\
+import keras
+
 encoder = keras.models.load_model("this/folder/{H5_FILE}", compile=False)
 h = encoder(images)"""
 }

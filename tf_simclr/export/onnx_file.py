@@ -23,6 +23,8 @@ from tf_simclr.export.probe import relative_difference
 FILES = ("encoder.onnx", "encoder_uint8.onnx")
 USE = {
     "ONNX Runtime": """\
+import onnxruntime
+
 session = onnxruntime.InferenceSession("this/folder/encoder.onnx")
 (h,) = session.run(None, {"images": images})
 session = onnxruntime.InferenceSession("this/folder/encoder_uint8.onnx")
@@ -105,7 +107,9 @@ def _preprocessing(found: Exportable):
     )
 
 
-# In ONNX's own text form. The result has the rows and columns of `augment.center_crop_resize`.
+# In ONNX's own text form; computes what `augment.center_crop_resize` does. Each plane is resized as
+# an image of one channel, as ONNX Runtime would move the transposition behind the resize, which it
+# can do in the other order of axes only.
 _SCALE = """
 <ir_version: 8, opset_import: ["" : {opset}]>
 preprocessing (uint8[n, h, w, {c}] images) => (float[n, h, w, {c}] scaled)
@@ -121,7 +125,8 @@ preprocessing (uint8[n, h, w, {c}] images) => (float[n, {s}, {s}, {c}] scaled)
 <
   float scale = {{0.00392156862745098}}, float proportion = {{{proportion}}},
   float low = {{0.0}}, float high = {{1.0}}, int64[1] one = {{1}}, int64[1] two = {{2}},
-  int64[2] axes = {{1, 2}}, int64[3] result = {{{c}, {s}, {s}}}
+  int64[2] axes = {{1, 2}}, int64[2] planes = {{-1, 1}}, int64[2] sizes = {{{s}, {s}}},
+  int64[4] stacked = {{-1, {c}, {s}, {s}}}
 >
 {{
   sides = Shape <start = 1, end = 3> (images)
@@ -139,11 +144,12 @@ preprocessing (uint8[n, h, w, {c}] images) => (float[n, {s}, {s}, {c}] scaled)
   floats = Cast <to = 1> (pixels)
   unit = Mul (floats, scale)
   channels_first = Transpose <perm = [0, 3, 1, 2]> (unit)
-  n = Shape <start = 0, end = 1> (images)
-  sizes = Concat <axis = 0> (n, result)
-  resized = Resize <mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1> (
-    channels_first, , , sizes)
-  clipped = Clip (resized, low, high)
+  planes_shape = Concat <axis = 0> (planes, side, side)
+  each_plane = Reshape (channels_first, planes_shape)
+  resized = Resize <mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1, axes = [2, 3]> (
+    each_plane, , , sizes)
+  clipped_planes = Clip (resized, low, high)
+  clipped = Reshape (clipped_planes, stacked)
   scaled = Transpose <perm = [0, 2, 3, 1]> (clipped)
 }}
 """

@@ -21,12 +21,15 @@ from tf_simclr.stack import keras
 FILE = "encoder.safetensors"
 USE = {
     "PyTorch": f"""\
+import torch
 from pytorch_encoder import load_encoder  # examples/pytorch_encoder.py: for the ResNets
 
 encoder = load_encoder("this/folder/{FILE}")
 h = encoder(torch.from_numpy(images).permute(0, 3, 1, 2))""",
     "NumPy": f"""\
-weights = safetensors.numpy.load_file("this/folder/{FILE}")  # {{"<layer>.<weight>": array}}""",
+from safetensors.numpy import load_file
+
+weights = load_file("this/folder/{FILE}")  # {{"<layer>.<weight>": array}}""",
 }
 
 

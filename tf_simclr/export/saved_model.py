@@ -15,13 +15,19 @@ from tf_simclr.stack import keras
 
 USE = {
     "TensorFlow": """\
+import tensorflow as tf
+
 encoder = tf.saved_model.load("this/folder")
 h = encoder.serve(images)
 h = encoder.signatures["uint8"](tf.constant(pixels))["embedding"]""",
     "Keras 2": """\
-encoder = tensorflow_hub.KerasLayer("this/folder", trainable=True)
+import tensorflow_hub as hub
+
+encoder = hub.KerasLayer("this/folder", trainable=True)
 h = encoder(images)""",
     "Keras 3": """\
+import keras
+
 encoder = keras.layers.TFSMLayer("this/folder", call_training_endpoint="serve_training")
 for weight in encoder.weights:  # Keras' optimisers refuse the ":0" of TensorFlow's names.
     weight._path = weight.path.replace(":0", "")

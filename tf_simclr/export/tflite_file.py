@@ -48,6 +48,8 @@ def use(file: str) -> dict[str, str]:
     """How to load it, for the card."""
     return {
         "LiteRT": f"""\
+import tensorflow as tf
+
 interpreter = tf.lite.Interpreter("this/folder/{file}")  # Or Interpreter of ai_edge_litert.
 h = interpreter.get_signature_runner()(images=images)["embedding"]"""
     }

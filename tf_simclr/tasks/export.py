@@ -13,6 +13,7 @@ from tf_simclr.workdir import Workdir, results_of_encoder
 def run(config: Config, strategy) -> None:
     """Exports the encoder of --init_from, or of the run in --workdir, to WORKDIR/encoder."""
     del strategy
+    exported.formats_of(config)  # Before the encoder is looked for.
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
     # A workdir can hold results of several encoders; the card shows only those of this one.
