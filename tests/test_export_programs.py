@@ -81,7 +81,11 @@ def run(code, folder, keras):
     done = subprocess.run(
         [sys.executable, "-c", START + code],
         cwd=folder,
-        env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3", **({LEGACY: "1"} if keras == 2 else {})},
+        env={
+            **environment,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **({LEGACY: "1"} if keras == 2 and WITH_KERAS_3 else {}),
+        },
         capture_output=True,
         text=True,
         timeout=400,

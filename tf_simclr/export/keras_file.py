@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tf_simclr.checkpoints.keras_files import load_keras
 from tf_simclr.export.exportable import Exportable
+from tf_simclr.export.probe import function_of
 from tf_simclr.models.batch_norm import layers_of
 from tf_simclr.models.keras_internals import is_functional
 from tf_simclr.stack import keras
@@ -75,7 +76,7 @@ def write(found: Exportable, folder: str) -> None:
 
 def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
     """A function from images to h, from the file; UserError if it cannot be loaded safely."""
-    return load_keras(os.path.join(folder, KERAS_FILE)).predict_on_batch
+    return function_of(load_keras(os.path.join(folder, KERAS_FILE)))
 
 
 def write_h5(found: Exportable, folder: str) -> None:
@@ -113,7 +114,7 @@ def _adapt(config: dict) -> None:
 def load_h5(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
     """A function from images to h, from the file, which was just written here."""
     path = os.path.join(folder, H5_FILE)
-    return keras.models.load_model(path, compile=False, safe_mode=True).predict_on_batch
+    return function_of(keras.models.load_model(path, compile=False, safe_mode=True))
 
 
 def why_not_h5(model: keras.Model) -> str:

@@ -37,13 +37,9 @@ class Probe:
         """
         images = _synthetic(shape) if representative is None else representative[:_IMAGES]
         self.images = np.round(images * 255).astype(np.float32) / np.float32(255)
-        # As one function: layer by layer, operations are not fused and round differently.
-        self._model = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
-        self.h = self._answer(self.images)
-        self.noise = self.difference(lambda x: self._answer(np.nextafter(x, np.float32(0.5))))
-
-    def _answer(self, images):
-        return self._model(tf.constant(images)).numpy()
+        answer = function_of(model)
+        self.h = answer(self.images)
+        self.noise = self.difference(lambda x: answer(np.nextafter(x, np.float32(0.5))))
 
     def difference(self, function: Callable[[np.ndarray], np.ndarray]) -> float:
         """The largest difference from the model's h, in standard deviations of its dimension.
@@ -55,6 +51,11 @@ class Probe:
           At least 0; infinity if the shape or the place of a NaN differs.
         """
         return relative_difference(self.h, function(self.images))
+
+
+def function_of(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images to h. It runs layer by layer: tracing would take longer."""
+    return lambda images: tf.cast(model(tf.constant(images), training=False), tf.float32).numpy()
 
 
 def relative_difference(h, other) -> float:

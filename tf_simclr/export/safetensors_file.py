@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.export.exportable import Exportable
+from tf_simclr.export.probe import function_of
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.stack import keras
 
@@ -60,7 +61,7 @@ def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
     variables = _named(copy)
     for name, array in load_file(os.path.join(folder, FILE)).items():
         variables[name].assign(array)
-    return copy.predict_on_batch
+    return function_of(copy)
 
 
 def why_not(model: keras.Model) -> str:
