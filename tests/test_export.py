@@ -215,6 +215,7 @@ def test_the_card(tmp_path):
     card = {
         "encoder": "resnet18",
         "trained_on": "digits (train), 1297 images, no labels",
+        "settings": {"dataset": "cifar10"},
         "results": {"knn_eval": {"k": 20, "top1": {"trained encoder": np.float32(0.96875)}}},
     }
     export_encoder(small_encoder(), tmp_path / "e", image_size=64, card=card)
@@ -225,7 +226,14 @@ def test_the_card(tmp_path):
     assert facts["input"]["channels"] == 3 and facts["embedding_dim"] == 4
     assert facts["versions"]["tensorflow"] == tf.__version__
     text = (tmp_path / "e" / "card.md").read_text()
-    assert "\n# Encoder resnet18\n" in text
+    _, head, body = text.split("---\n", 2)  # Between the dashes: YAML, as the hub reads it.
+    head = {
+        name: json.loads(value) for name, _, value in (x.partition(":") for x in head.splitlines())
+    }
+    assert head["library_name"] == "tf-keras" and head["license"] == "unknown"
+    assert head["pipeline_tag"] == "image-feature-extraction" and "simclr" in head["tags"]
+    assert head["datasets"] == ["cifar10"] and head["metrics"] == ["accuracy"]
+    assert body.startswith("\n# Encoder resnet18\n")
     for piece in ("digits (train)", "**trained encoder**: 0.9688", "uint8", "hub.KerasLayer"):
         assert piece in text
 
