@@ -1,16 +1,16 @@
 """Images per second of each exported format, against the plain Keras model, on the CPU.
 
-    python benchmarks/export.py [--encoder=resnet50] [--image_size=224] [--batch=8]
+    python benchmarks/export.py [--encoder=resnet50] [--image_size=224] [--batch=8] [--threads=N]
 
-Plain: the encoder itself as a `tf.function`. The others: the same encoder, written and loaded by
-tf_simclr.export, or run by the runtime that the card names. Weights are random, as is the scale of
-every batch normalisation, whose statistics a few batches have moved. Batches, from NumPy to NumPy,
-are the same for all. All get --threads threads.
+The plain model is the encoder itself as a `tf.function`. Each format is written and loaded by
+`tf_simclr.export`, except that ONNX Runtime and TFLite get --threads threads, as TensorFlow does:
+by default, all cores. A call takes a batch as a NumPy array and returns h as one. Weights are
+random, and so are the scales of batch normalisation; its statistics come from a few batches.
 
-Expected before measuring: SavedModel, .keras and HDF5 run TensorFlow's kernels on the same graph,
-with batch normalisation unfolded, and are as fast as the plain model to within 5 %. ONNX and TFLite
-fold it into the convolutions: 1.2 to 1.5 times as fast. float16 is as fast as float32, in which it
-is computed on a CPU; int8 is about twice as fast as that.
+Expected before measuring: SavedModel, .keras and HDF5 within 5 % of the plain model, as TensorFlow
+runs the same graph, with batch normalisation unfolded. ONNX and TFLite fold it into the
+convolutions: 1.2 to 1.5 times the plain model's speed. float16 like float32, in which a CPU
+computes it, and int8 twice as fast as that. What was found: docs/measurements.md.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from tf_simclr.export.formats import formats_named, write_formats
 from tf_simclr.stack import keras
 
 FORMATS = ("saved_model", "keras", "h5", "onnx", "tflite", "tflite_float16", "tflite_int8")
-BATCHES, SECONDS = 4, 0.5  # To move the statistics; of one turn, in which at least one batch runs.
+BATCHES = 4  # They move the statistics of batch normalisation.
+SECONDS = 0.5  # Of one turn; at least one batch is run.
 
 Run = Callable[[np.ndarray], np.ndarray]  # Images to h.
 
 
 def encoder_of(name: str, size: int) -> keras.Model:
-    """A random encoder as if trained: a norm scaled by 0 would leave a block without effect."""
+    """A random encoder with random norms: scaled by 0, they would let converters drop blocks."""
     encoder = tf_simclr.build_encoder(name, image_size=size)
     rng = np.random.default_rng(0)
     for layer in encoder.layers:
@@ -63,7 +64,7 @@ def plain(encoder: keras.Model) -> Run:
 
 
 def loaded(form, found: Exportable, folder: str, threads: int) -> Run:
-    """`Format.load`, but with this number of threads, which is one by default in TFLite."""
+    """What `form.load` returns, but with this number of threads: TFLite's default is one."""
     path = os.path.join(folder, form.files[0])
     if form.name == "onnx":
         options = onnxruntime.SessionOptions()

@@ -38,7 +38,8 @@ def card_of(found: Exportable, written: dict[str, Any], more: dict[str, Any]) ->
         **written,
         "compared_on": f"{len(found.probe.images)} "
         f"{'synthetic' if found.representative is None else 'representative'} images; differences "
-        "in standard deviations of a dimension",
+        "in standard deviations of a dimension; the smallest change of the images makes one of "
+        f"{found.probe.noise:.2g}",
         "left_out": found.left_out,
         "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
     }

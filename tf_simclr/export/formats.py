@@ -18,7 +18,6 @@ from tf_simclr.export.exportable import Exportable
 from tf_simclr.stack import keras
 
 _TOLERANCE = 1e-3  # In standard deviations of a dimension of h.
-_TIMES_NOISE = 10.0  # Every layer rounds, not only the first.
 _LARGEST = np.finfo(np.float64).max
 _LARGEST_BUFFER = 2**31  # ONNX and TFLite files are protocol buffers and flat buffers.
 
@@ -214,9 +213,7 @@ def _written(form: Format, found: Exportable, folder: str) -> tuple[dict, float]
     if missing:
         raise UserError(f"it did not write {', '.join(missing)}.")
     difference = found.probe.difference(form.load(found, folder))
-    allowed = _LARGEST
-    if form.tolerance is not None:
-        allowed = max(form.tolerance, _TIMES_NOISE * found.probe.noise)
+    allowed = _LARGEST if form.tolerance is None else found.probe.limit(form.tolerance)
     if not difference <= allowed:
         raise UserError(
             f"what was written gives other vectors: {difference:.2g} standard deviations of a "

@@ -14,6 +14,7 @@ _GRID = 4  # Cells a side of a synthetic image.
 # Dimensions that hardly vary are measured against this share of the average deviation: float32
 # rounding is not to be divided by almost nothing.
 _FLOOR = 0.1
+_TIMES_NOISE = 10.0  # Every layer rounds, not only the first.
 
 
 class Probe:
@@ -40,6 +41,10 @@ class Probe:
         answer = function_of(model)
         self.h = answer(self.images)
         self.noise = self.difference(lambda x: answer(np.nextafter(x, np.float32(0.5))))
+
+    def limit(self, tolerance: float) -> float:
+        """The difference up to which vectors count as the model's: `tolerance`, or its noise."""
+        return max(tolerance, _TIMES_NOISE * self.noise)
 
     def difference(self, function: Callable[[np.ndarray], np.ndarray]) -> float:
         """The largest difference from the model's h, in standard deviations of its dimension.
