@@ -10,8 +10,10 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import logging
 
 from tests.exported import contents, small_encoder
+from tests.replicas import mirrored
 from tf_simclr.errors import UserError
 from tf_simclr.export import (
     check_exportable,
@@ -133,6 +135,8 @@ def test_what_is_known_beforehand_is_said_before_training(monkeypatch):
             act(small_encoder(), formats=["toy"])
         with pytest.raises(UserError, match="unknown export format 'onx'.*onnx"):
             act(small_encoder(), formats=["onx"])
+        with pytest.raises(UserError, match="formats must be a list of names; received 'onnx'"):
+            act(small_encoder(), formats="onnx")
 
 
 def test_a_random_encoder_is_exported_though_it_cannot_be_compared(tmp_path, monkeypatch):
@@ -153,7 +157,12 @@ def test_the_difference_is_measured_in_deviations_of_each_dimension():
     assert relative_difference(h, h) == 0
     # The third dimension hardly varies: it is measured against a tenth of the mean deviation.
     assert relative_difference(h, h + [0, 0, 1]) == pytest.approx(10 / h.std(axis=0).mean())
-    assert relative_difference(np.ones([4, 2]), np.ones([4, 2]) * 1.5) == pytest.approx(0.5)
+    # Nor does any here: they are measured against a hundredth of their size.
+    near = 100 + 1e-3 * h
+    assert relative_difference(near, near + 0.1) == pytest.approx(0.1, rel=1e-2)
+    assert relative_difference(np.ones([4, 2]), np.ones([4, 2]) * 1.5) == pytest.approx(50)
+    zeros = np.zeros([4, 2])
+    assert relative_difference(zeros, zeros) == 0 and relative_difference(zeros, zeros + 0.1) == 0.1
     nan = np.where(np.arange(150).reshape(50, 3) == 7, np.nan, h)
     assert relative_difference(nan, nan) == 0
     assert np.isinf(relative_difference(h, nan)) and np.isinf(relative_difference(h, h[:-1]))
@@ -175,9 +184,60 @@ def test_a_disk_that_fails_is_no_reason_to_leave_a_format_out(tmp_path, monkeypa
         raise OSError("No space left on device")
 
     add(monkeypatch, write=full)
-    with pytest.raises(UserError, match="cannot be written to .*: toy: No space left"):
+    message = "toy cannot be written to the folder for temporary files, .*No space left.*TMPDIR"
+    with pytest.raises(UserError, match=message):
         export_encoder(small_encoder(), tmp_path / "e", formats=["toy"])
     assert not any(tmp_path.iterdir())
+
+
+def test_an_operation_that_fails_is_a_reason_to_leave_its_format_out(tmp_path, monkeypatch):
+    add(monkeypatch, write=lambda found, folder: tf.linalg.matmul([1.0], [1.0]))
+    with pytest.raises(UserError, match="but without toy: .*MatMul"):
+        export_encoder(small_encoder(), tmp_path / "e", formats=["toy"])
+    assert (tmp_path / "e/saved_model.pb").exists()
+
+
+def test_an_export_inside_the_scope_of_a_strategy(tmp_path):
+    with mirrored(2).scope():
+        encoder = small_encoder()
+        export_encoder(encoder, tmp_path / "e", formats=["keras", "h5", "tflite", "safetensors"])
+    differences = card_of(tmp_path / "e")[0]["differences"]
+    assert len(differences) == 5 and max(differences.values()) < 1e-4
+
+
+def test_what_is_no_longer_there_and_what_lies_far_off_is_logged(tmp_path, monkeypatch, caplog):
+    add(monkeypatch, tolerance=None, load=lambda found, folder: lambda x: found.probe.h * 2.0)
+    logging.set_verbosity(logging.INFO)
+    export_encoder(small_encoder(), tmp_path / "e", formats=["keras", "toy"])
+    assert "toy lies up to" in caplog.text
+    export_encoder(small_encoder(), tmp_path / "e", formats=["h5"])
+    assert f"No longer in {tmp_path}/e: encoder.keras, toy.txt." in caplog.text
+
+
+def test_representative_images_are_given_or_made_when_they_are_needed(tmp_path, monkeypatch):
+    def unreadable():
+        raise UserError("the disk is away.")
+
+    images = np.full([20, 9, 7, 3], 255, np.uint8)
+    add(monkeypatch)
+    for given, kind in ((images, "16 representative"), (unreadable, "16 synthetic")):
+        options = {"formats": ["toy"], "representative_images": given}
+        export_encoder(small_encoder(), tmp_path / "e", **options)
+        assert card_of(tmp_path / "e")[0]["compared_on"].startswith(kind)
+    add(monkeypatch, needs_images=True)
+    options["formats"] = ["toy", "h5"]
+    with pytest.raises(UserError, match="without toy: images .* cannot be read: the disk is away"):
+        export_encoder(small_encoder(), tmp_path / "e", **options)
+    assert (tmp_path / "e/encoder.h5").exists()
+    for wrong, message in (
+        (images[:, :, :, :2], r"must be \[n, 9, 7, 3\].*received \[20, 9, 7, 2\]"),
+        (images[0], r"received \[9, 7, 3\]"),
+        (images[:0], "n at least 1"),
+        (images * 2.0, "received values from 510 to 510"),
+        (images.astype(np.int32), "received int32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export_encoder(small_encoder(), tmp_path / "f", representative_images=wrong)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff\xff"])

@@ -205,6 +205,25 @@ def test_the_readme_shows_what_the_cards_show():
         assert f"`{form.name}`" in readme
 
 
+@needs_keras_3
+@pytest.mark.slow
+def test_keras_3_loads_the_encoders_that_build_names(tmp_path):
+    for name in ("MobileNet", "MobileNetV2", "ResNet50V2", "Xception", "resnet18v2", "densenet121"):
+        encoder = build_encoder(name)
+        assert not why_not_h5(encoder)
+        save_h5(encoder, str(tmp_path / f"{name}.h5"))
+        np.save(tmp_path / f"{name}.npy", encoder(IMAGES, training=False))
+    np.savez(tmp_path / "given.npz", images=IMAGES, pixels=0, h=0, h_pixels=0)
+    code = """
+import glob
+for file in glob.glob("*.h5"):
+    encoder = keras.models.load_model(file, compile=False)
+    np.testing.assert_allclose(encoder(images), np.load(file[:-2] + "npy"), rtol=1e-3, atol=1e-5)
+assert len(glob.glob("*.h5")) == 6
+"""
+    run(KERAS_3 + code, tmp_path, 3)
+
+
 def images_through(make, shape=(8, 8, 4)):
     images = tf.keras.Input(shape)
     return tf.keras.Model(images, layers.GlobalAveragePooling2D()(make(images)))
@@ -295,17 +314,40 @@ assert not wrong, wrong
     )
 
 
+@tf.keras.saving.register_keras_serializable(package="test_export_programs")
+def gelu(x):
+    return x * 2.0
+
+
+@tf.keras.saving.register_keras_serializable(package="test_export_programs")
+class Own(tf.keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return 0.0
+
+    def get_config(self):
+        return {}
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda x: layers.ReLU()(x * 2.0), "does not have the layer TFOpLambda"),
         (lambda x: layers.ReLU()(x[:, :, :, :2]), "does not have the layer SlicingOpLambda"),
-        (layers.Conv2D(4, 3, activation="hard_sigmoid"), "the activation hard_sigmoid .conv2d"),
-        (layers.Activation(lambda x: x * 2.0), "does not have the activation <lambda>"),
+        (layers.Conv2D(4, 3, activation="hard_sigmoid"), "activation=hard_sigmoid .conv2d"),
+        (layers.Activation(lambda x: x * 2.0), "does not have activation={"),
+        (layers.Conv2D(4, 3, activation=gelu), "does not have activation=.*gelu"),
+        (layers.Softmax(axis=[1, 2]), r"does not have axis=.*\[1, 2\]"),
+        (layers.BatchNormalization(axis=[1, 3], fused=False), "does not have axis="),
+        (layers.Conv2D(4, 3, kernel_constraint="RadialConstraint"), "have kernel_constraint="),
+        (layers.Conv2D(4, 3, kernel_regularizer=Own()), "have kernel_regularizer="),
+        (layers.ReLU(name="a/b"), 'no layer with "/" in its name .a/b'),
         (layers.Normalization(mean=0.5, variance=1.0), "layer Normalization"),
         (tf.keras.Sequential([layers.ReLU()]), "no models inside a model .sequential"),
     ],
-    ids=["operation", "slice", "hard_sigmoid", "lambda", "layer", "nested"],
+    ids=[
+        *("operation", "slice", "hard_sigmoid", "lambda", "a name that Keras has", "two axes"),
+        *("axes of statistics", "constraint", "regularizer", "name", "layer", "nested"),
+    ],
 )
 def test_what_keras_3_does_not_have_is_named(make, reason):
     assert re.search(reason, why_not_h5(images_through(make)))

@@ -79,9 +79,9 @@ class Config:
     keep_checkpoint_max: int = _run(5, "How many checkpoints to keep.", low=1)
     export_formats: str = _run(
         DEFAULT_EXPORT_FORMATS,
-        "Formats of the exported encoder, a list: saved_model (always written), keras, h5, onnx, "
-        "tflite, tflite_float16, tflite_int8, safetensors. The default leaves out what the encoder "
-        "does not allow.",
+        "Formats of the exported encoder, a list in place of the default: saved_model (always "
+        "written), keras, h5, onnx, tflite, tflite_float16, tflite_int8, safetensors. The default "
+        "leaves out what the encoder does not allow.",
     )
     max_run_time: float = _run(
         0.0,

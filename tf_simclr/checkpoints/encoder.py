@@ -84,9 +84,10 @@ def _find_encoder(path: str) -> keras.Model:
     for folder in (path, os.path.join(path, "encoder")):
         if gfile.exists(os.path.join(folder, "saved_model.pb")):
             raise UserError(
-                f"{folder} holds a SavedModel but no encoder.keras (card.md says why), and this "
-                "needs the Keras model. Pass a workdir or a checkpoint of the run; in Python, "
-                "tf_simclr.load_encoder loads the SavedModel as a layer."
+                f"{folder} holds a SavedModel but no encoder.keras (--export_formats left it out, "
+                "or card.md says why), and this needs the Keras model. Pass a workdir or a "
+                "checkpoint of the run; in Python, tf_simclr.load_encoder loads the SavedModel as "
+                "a layer."
             )
     raise UserError(
         f"no encoder at {path!r}: it is not a checkpoint ({path}.index), a .keras file or a "

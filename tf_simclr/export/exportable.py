@@ -105,7 +105,8 @@ class Exportable:
       embedding_dim: D of h.
       probe_shape: shape of images to try the model on.
       config_problem: why the model cannot be rebuilt from its config; "" if it can.
-      representative: float32 [n, H, W, C], images such as it was trained on; None: not known.
+      representative: float32 [n, H, W, C], images such as it was trained on; None: there are none.
+      images_problem: why there are none.
       left_out: what cannot be exported, with the reason: names of formats, or `ENDPOINTS`. Writing
         adds to it.
     """
@@ -119,6 +120,7 @@ class Exportable:
     probe_shape: list[int]
     config_problem: str
     representative: np.ndarray | None
+    images_problem: str
     left_out: dict[str, str]
 
     @functools.cached_property
@@ -159,6 +161,7 @@ def exportable(
     image_size: int | None,
     crop_proportion: float | None = None,
     representative: np.ndarray | None = None,
+    images_problem: str = "it needs representative images.",
 ) -> Iterator[Exportable]:
     """Prepares an encoder for export; it must be written inside the `with` block.
 
@@ -168,6 +171,8 @@ def exportable(
     taken, given, image_size = checked_shapes(encoder, image_size)
     shape = probe_shape(taken, image_size)
     if representative is not None:
+        if image_size is None and None in taken[1:3] and np.ndim(representative) == 4:
+            shape = [1, *np.shape(representative)[1:3], taken[-1]]
         representative = _checked_images(representative, shape)
     left_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -191,6 +196,7 @@ def exportable(
             shape,
             config_problem,
             representative,
+            images_problem,
             left_out,
         )
 

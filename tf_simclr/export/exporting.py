@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def export_encoder(
     image_size: int | None = None,
     crop_proportion: float | None = None,
     formats: Sequence[str] = DEFAULT,
-    representative_images: np.ndarray | None = None,
+    representative_images: np.ndarray | Callable[[], np.ndarray] | None = None,
     card: dict[str, Any] | None = None,
 ) -> str:
     """Writes the encoder in several formats, each compared with it, and a card that describes it.
@@ -98,8 +98,9 @@ def export_encoder(
         0.875, or all of it at 32 pixels and below.
       formats: names of `FORMATS`; "saved_model" is always written.
       representative_images: [n, H, W, C], float in [0, 1] or uint8, such as the encoder will get:
-        "tflite_int8" needs about 100 of them; what is written is compared on the first 16.
-        None: it is compared on synthetic images.
+        "tflite_int8" needs about 100 of them; what is written is compared on the first 16. Or a
+        function that returns them, which is called if a format needs them. Without images, what is
+        written is compared on synthetic ones.
       card: JSON-ready facts for the card, such as "trained_on", "method", "results".
 
     Returns:
@@ -115,8 +116,10 @@ def export_encoder(
     if crop_proportion is not None and not 0.0 < crop_proportion <= 1.0:
         raise UserError(f"crop_proportion must lie in (0, 1]; received {crop_proportion!r}.")
     check_replaceable(directory)
-    with exportable(encoder, image_size, crop_proportion, representative_images) as found:
+    images = _images(representative_images, forms)
+    with exportable(encoder, image_size, crop_proportion, **images) as found:
         try:
+            before = set(gfile.listdir(directory)) if gfile.exists(directory) else set()
             with replacing(directory) as new, tempfile.TemporaryDirectory() as scratch:
                 # Most libraries write to local disks only, and TensorFlow does not load from
                 # folders whose name it takes for a pattern.
@@ -126,8 +129,11 @@ def export_encoder(
                     # The folder is replaced whole, so its files need not be.
                     with gfile.GFile(os.path.join(new, name), "w") as file:
                         file.write(content)
+            gone = before - set(gfile.listdir(directory))
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"the encoder cannot be written to {directory}: {error}") from error
+    if gone:
+        logging.info("No longer in %s: %s.", directory, ", ".join(sorted(gone)))
     _log_left_out(found.left_out)
     refused = _refused(found.left_out, forms, formats)
     if refused:
@@ -135,9 +141,19 @@ def export_encoder(
     return directory
 
 
+def _images(given, forms: Sequence[Format]) -> dict[str, Any]:
+    """The representative images, or why there are none, as arguments of `exportable`."""
+    if not callable(given):
+        return {"representative": given}
+    try:
+        return {"representative": given() if any(f.needs_images for f in forms) else None}
+    except UserError as error:
+        return {"images_problem": f"images to measure it on cannot be read: {error}"}
+
+
 def _refused(left_out: dict[str, str], forms: Sequence[Format], asked: Sequence[str]) -> str:
     """The formats that were asked for and are left out, with the reasons; "" if there are none."""
-    if tuple(asked) == DEFAULT:
+    if set(asked) == set(DEFAULT):
         forms = [form for form in forms if form.required]
     return " ".join(f"{f.name}: {left_out[f.name]}" for f in forms if f.name in left_out)
 

@@ -7,10 +7,12 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_simclr.errors import UserError, brief, unknown_name
 from tf_simclr.export import keras_file, onnx_file, safetensors_file, saved_model, tflite_file
@@ -18,6 +20,7 @@ from tf_simclr.export.exportable import Exportable
 from tf_simclr.stack import keras
 
 _TOLERANCE = 1e-3  # In standard deviations of a dimension of h.
+_WORTH_A_WARNING = 0.5
 _LARGEST = np.finfo(np.float64).max
 _LARGEST_BUFFER = 2**31  # ONNX and TFLite files are protocol buffers and flat buffers.
 
@@ -30,9 +33,9 @@ class Format:
       name: as in --export_formats, on the card and in the log.
       files: the files and folders that it makes in the export, by name.
       write: (exportable, folder on the local disk) -> facts for the card, a dictionary, or None.
-        Raises any exception if the encoder cannot be written in this format. An OSError or
-        tf.errors.OpError ends the whole export, because the disk failed; FileNotFoundError does
-        not, because a missing program raises it.
+        Raises any exception if the encoder cannot be written in this format. An OSError ends the
+        whole export, because the disk failed; FileNotFoundError does not, because a missing program
+        raises it.
       load: (exportable, folder) -> a function from images, float32 [n, H, W, C] in [0, 1], to h,
         float32 [n, D], from what was written. Raises as `write` does.
       tolerance: how far h may lie from the Keras model's, in standard deviations of a dimension;
@@ -43,7 +46,7 @@ class Format:
       needs_config: whether it holds, or is loaded into, a model rebuilt from its config.
       needs_images: whether it needs representative images.
       packages: {module: how to install it} that it needs.
-      why_not: model -> why it cannot be written; "" if it can, as far as can be told beforehand.
+      why_not: model -> why it cannot be written; "" if it can, as far as is known beforehand.
     """
 
     name: str
@@ -135,6 +138,8 @@ def formats_named(names: Sequence[str]) -> list[Format]:
     Raises:
       UserError: a name is unknown, or a package that a format needs is not installed.
     """
+    if isinstance(names, str):
+        raise UserError(f"formats must be a list of names; received {names!r}.")
     known = {form.name: form for form in FORMATS}
     for name in names:
         if name not in known:
@@ -146,7 +151,7 @@ def formats_named(names: Sequence[str]) -> list[Format]:
 
 
 def why_not(form: Format, model: keras.Model, config_problem: str) -> str:
-    """Why a model cannot be written in a format, as far as can be told beforehand; "" if it can.
+    """Why a model cannot be written in a format, as far as is known beforehand; "" if it can.
 
     Args:
       form: the format.
@@ -171,17 +176,19 @@ def write_formats(found: Exportable, forms: Sequence[Format], folder: str) -> di
       the Keras model, in standard deviations of a dimension of h}; and the facts of each format.
 
     Raises:
-      UserError: a required format cannot be written.
-      OSError: the disk failed.
+      UserError: a required format cannot be written, or the disk failed.
     """
     facts: dict[str, Any] = {"formats": {}, "differences": {}}
     for form in forms:
         before = set(os.listdir(folder))
         try:
             said, difference = _written(form, found, folder)
-        except Exception as error:  # Layers of the caller, and converters, can fail in any way.
-            if _is_of_disk(error):
-                raise OSError(f"{form.name}: {error}") from error
+        except Exception as error:  # User-defined layers, and converters, can fail in any way.
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise UserError(
+                    f"{form.name} cannot be written to the folder for temporary files, {folder}: "
+                    f"{error}. Make room there, or set TMPDIR to another folder."
+                ) from error
             if form.required:
                 raise UserError(
                     f"encoder {found.model.name!r} cannot be exported as {form.name}: "
@@ -207,21 +214,33 @@ def _written(form: Format, found: Exportable, folder: str) -> tuple[dict, float]
     if reason:
         raise UserError(reason)
     if form.needs_images and found.representative is None:
-        raise UserError("it needs representative images.")
+        raise UserError(found.images_problem)
     said = form.write(found, folder) or {}
     missing = sorted(set(form.files) - set(os.listdir(folder)))
     if missing:
         raise UserError(f"it did not write {', '.join(missing)}.")
-    difference = found.probe.difference(form.load(found, folder))
+    difference = _outside_strategy(lambda: found.probe.difference(form.load(found, folder)))
     allowed = _LARGEST if form.tolerance is None else found.probe.limit(form.tolerance)
     if not difference <= allowed:
         raise UserError(
-            f"what was written gives other vectors: {difference:.2g} standard deviations of a "
-            f"dimension away from the Keras model's, more than {allowed:.2g}."
+            f"what was written gives other vectors: {difference:.3g} standard deviations of a "
+            f"dimension away from the Keras model's, more than {allowed:.3g}."
+        )
+    if difference > _WORTH_A_WARNING:
+        logging.warning(
+            "%s lies up to %.2g standard deviations of a dimension away from the Keras model.",
+            form.name,
+            difference,
         )
     return said, float(f"{difference:.2g}")
 
 
-def _is_of_disk(error: Exception) -> bool:
-    of_files = isinstance(error, (OSError, tf.errors.OpError))
-    return of_files and not isinstance(error, FileNotFoundError)
+def _outside_strategy(function: Callable[[], float]) -> float:
+    """Calls a function outside the scope of a distribution strategy, which ends with the thread.
+
+    Inside it, TensorFlow would load variables as distributed ones.
+    """
+    if not tf.distribute.has_strategy():
+        return function()
+    with futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()

@@ -1,6 +1,7 @@
 """The formats encoder.keras and encoder.h5: the encoder as a Keras model.
 
-A .keras file is read by the Keras 2 of either stack. A legacy HDF5 file is read by Keras 3 as well,
+A .keras file is read by the Keras 2 that wrote it; `checkpoints.load_encoder_from` reads those of
+either stack. A legacy HDF5 file is read by Keras 3 as well,
 if it knows every layer in it: its loader looks classes up by name, among its own.
 """
 
@@ -50,9 +51,10 @@ _IN_KERAS_3 = set(
     "Rescaling Reshape SeparableConv2D Softmax SpatialDropout2D Subtract UpSampling2D "
     "ZeroPadding2D".split()
 )
-# Settings without effect in these layers, which Keras 2 writes and Keras 3 refuses to read.
+# Settings without effect in these layers, which one Keras writes and another refuses to read.
 _WITHOUT_EFFECT = {
     "DepthwiseConv2D": ("groups",),
+    "InputLayer": ("optional",),  # Which Keras 2.15 refuses too.
     "SeparableConv2D": ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
     "SpatialDropout2D": ("noise_shape", "trainable"),
 }
@@ -60,6 +62,11 @@ _WITHOUT_EFFECT = {
 _ACTIVATIONS_IN_KERAS_3 = set(
     "elu exponential gelu linear relu relu6 selu sigmoid silu softmax softplus softsign swish "
     "tanh".split()
+)
+_OBJECTS_IN_KERAS_3 = set(
+    "Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity L1 L1L2 L2 LecunNormal "
+    "LecunUniform MaxNorm MinMaxNorm NonNeg Ones Orthogonal OrthogonalRegularizer RandomNormal "
+    "RandomUniform TruncatedNormal UnitNorm VarianceScaling Zeros".split()
 )
 _MODULES = (
     "keras.src.layers.",
@@ -127,11 +134,23 @@ def why_not_h5(model: keras.Model) -> str:
             return f"Keras 3 reads no models inside a model ({layer.name}) from HDF5."
         if kind.__name__ not in _IN_KERAS_3 or not kind.__module__.startswith(_MODULES):
             return f"Keras 3 does not have the layer {kind.__name__} ({layer.name})."
-        activation = getattr(layer, "activation", None)
-        name = getattr(activation, "__name__", None)
-        if activation is not None and name not in _ACTIVATIONS_IN_KERAS_3:
-            return f"Keras 3 does not have the activation {name} ({layer.name}), or has another."
+        if "/" in layer.name:
+            return f'Keras 3 reads no layer with "/" in its name ({layer.name}).'
+        for name, value in layer.get_config().items():
+            if not _is_in_keras_3(name, value):
+                return f"Keras 3 does not have {name}={value} ({layer.name}), or has another."
     return ""
+
+
+def _is_in_keras_3(name: str, value) -> bool:
+    """Whether a setting of a layer of the allow-list means the same in Keras 3."""
+    if name == "activation":
+        return isinstance(value, str) and value in _ACTIVATIONS_IN_KERAS_3
+    if name == "axis":
+        return np.size(value) == 1
+    if isinstance(value, dict):  # Of an initializer, a regularizer or a constraint.
+        return value.get("class_name") in _OBJECTS_IN_KERAS_3 and not value.get("registered_name")
+    return True
 
 
 def write_keras(model: keras.Model, path: str) -> None:

@@ -10,6 +10,7 @@ first one's.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
@@ -37,7 +38,7 @@ _TOLERANCE = 1e-2  # Of uint8 images: two resizes round pixels differently.
 
 def write(found: Exportable, folder: str) -> dict[str, int]:
     """Writes both files; returns the "onnx_opset" for the card."""
-    import onnx  # Not everyone has it.
+    import onnx  # An optional dependency.
 
     encoder = _converted(found)
     pixels = onnx.compose.merge_models(
@@ -65,8 +66,8 @@ def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
     allowed = found.probe.limit(_TOLERANCE)
     if not difference <= allowed:
         raise UserError(
-            f"{FILES[1]} gives other vectors: {difference:.2g} standard deviations of a dimension "
-            f"away from the SavedModel's, more than {allowed:.2g}."
+            f"{FILES[1]} gives other vectors: {difference:.3g} standard deviations of a dimension "
+            f"away from the SavedModel's, more than {allowed:.3g}."
         )
     return encoder
 
@@ -88,6 +89,8 @@ def _converted(found: Exportable):
     def serve(images):
         return {"embedding": found.root.__call__(images, training=False)}
 
+    logger = logging.getLogger("tf2onnx")
+    logger.setLevel(logging.CRITICAL)  # It prints errors of attempts that it goes on without.
     model, _ = tf2onnx.convert.from_function(serve, [found.images], opset=_OPSET)
     unknown = {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     if unknown:

@@ -11,9 +11,9 @@ from tf_simclr.stack import keras
 
 _IMAGES = 16
 _GRID = 4  # Cells a side of a synthetic image.
-# Dimensions that hardly vary are measured against this share of the average deviation: float32
-# rounding is not to be divided by almost nothing.
-_FLOOR = 0.1
+# Dimensions that hardly vary are measured against these shares of the average deviation and of the
+# largest entry: float32 rounding is not to be divided by almost nothing.
+_FLOOR, _FLOOR_OF_SIZE = 0.1, 0.01
 _TIMES_NOISE = 10.0  # Every layer rounds, not only the first.
 
 
@@ -67,7 +67,8 @@ def relative_difference(h, other) -> float:
     """The largest |other - h|, in standard deviations of the dimension of h over the images.
 
     Args:
-      h, other: [N, D]. Deviations below a tenth of the average one count as a tenth of it.
+      h, other: [N, D]. Deviations below a tenth of the average one, or below a hundredth of the
+        largest |h|, count as much as these.
 
     Returns:
       At least 0; infinity if the shape or the place of a NaN or infinity differs.
@@ -78,7 +79,7 @@ def relative_difference(h, other) -> float:
         return np.inf
     h, other = np.where(finite, h, 0.0), np.where(finite, other, 0.0)
     deviation = h.std(axis=0)
-    floor = _FLOOR * deviation.mean() or np.abs(h).max() or 1.0
+    floor = max(_FLOOR * deviation.mean(), _FLOOR_OF_SIZE * np.abs(h).max()) or 1.0
     return float(np.max(np.abs(other - h) / np.maximum(deviation, floor)))
 
 

@@ -1,6 +1,6 @@
 """The format encoder.safetensors: the weights alone, for PyTorch, JAX and others.
 
-A tensor is called after its Keras variable, <layer>.<weight>, such as "initial_conv.kernel" or
+A tensor is named after its Keras variable, <layer>.<weight>, such as "initial_conv.kernel" or
 "stem_norm.moving_mean"; nested layers add their names before it. Kernels keep Keras' order of axes:
 [height, width, in, out] of a convolution, [in, out] of a dense layer.
 """
@@ -12,11 +12,11 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
+from tf_simclr.errors import UserError
 from tf_simclr.export.exportable import Exportable
 from tf_simclr.export.probe import function_of
-from tf_simclr.models.batch_norm import plain_copy
+from tf_simclr.models.batch_norm import plain_copy, plain_form
 from tf_simclr.stack import keras
 
 FILE = "encoder.safetensors"
@@ -36,11 +36,10 @@ weights = load_file("this/folder/{FILE}")  # {{"<layer>.<weight>": array}}""",
 
 def write(found: Exportable, folder: str) -> None:
     """Writes FOLDER/encoder.safetensors."""
-    from safetensors.numpy import save_file  # Not everyone has it.
+    from safetensors.numpy import save_file  # An optional dependency.
 
     tensors = {
-        name: np.ascontiguousarray(variable.numpy())
-        for name, variable in _named(found.model).items()
+        _name(weight): np.ascontiguousarray(weight.numpy()) for weight in found.model.weights
     }
     about = {
         "encoder": found.model.name,
@@ -56,23 +55,20 @@ def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
     from safetensors.numpy import load_file
 
     copy = plain_copy(found.model)
-    for variable in copy.weights:  # Nothing may remain of what was copied.
-        variable.assign(tf.fill(variable.shape, variable.dtype.min))
-    variables = _named(copy)
-    for name, array in load_file(os.path.join(folder, FILE)).items():
-        variables[name].assign(array)
+    arrays = load_file(os.path.join(folder, FILE))
+    with plain_form(copy):  # Its weights then have the order of the model's.
+        for variable, named in zip(copy.weights, found.model.weights):
+            variable.assign(arrays.pop(_name(named)))
+    if arrays:
+        raise UserError(f"it holds {next(iter(arrays))}, which is no weight of the encoder.")
     return function_of(copy)
 
 
 def why_not(model: keras.Model) -> str:
-    """Why the weights cannot be told apart by name; "" if they can."""
+    """Why the weights cannot be named; "" if they can."""
     counts = collections.Counter(map(_name, model.weights))
     twice = [name for name, count in counts.items() if count > 1]
     return f"several weights are called {twice[0]}." if twice else ""
-
-
-def _named(model: keras.Model) -> dict:
-    return {_name(variable): variable for variable in model.weights}
 
 
 def _name(variable) -> str:

@@ -24,21 +24,21 @@ def write(found: Exportable, folder: str, file: str, name: str) -> None:
     """Writes FOLDER/FILE: "tflite" in float32, "tflite_float16", or "tflite_int8"."""
     converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
     _SETTINGS[name](converter, found)
-    with _without_advice(), open(os.path.join(folder, file), "wb") as opened:
+    with _without_deprecation_warning(), open(os.path.join(folder, file), "wb") as opened:
         opened.write(converter.convert())
 
 
 def load(path: str) -> Callable[[np.ndarray], np.ndarray]:
     """A function from images to h, by the interpreter that TensorFlow contains."""
-    with _without_advice():
+    with _without_deprecation_warning():
         interpreter = tf.lite.Interpreter(path)
     runner = interpreter.get_signature_runner("serving_default")
     return lambda images: runner(images=images)["embedding"]
 
 
 @contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Silences TensorFlow from 2.20 on, which recommends ai-edge-litert: it runs the same files."""
+def _without_deprecation_warning() -> Iterator[None]:
+    """TensorFlow from 2.20 on recommends ai-edge-litert, which runs the same files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -224,8 +224,8 @@ class _Net:
 def _halves(x, filters, name):
     """Both halves of the channels, by a layer that every version of Keras has.
 
-    Slicing would make a layer of a TensorFlow operation, which Keras 3 cannot load. Cropping2D
-    crops the last two axes if it takes them for rows and columns.
+    Slicing would make a layer of a TensorFlow operation, which Keras 3 cannot load. With
+    channels_first, Cropping2D crops the last two axes, which are W and C here.
     """
     return [
         layers.Cropping2D(((0, 0), cut), data_format="channels_first", name=f"{name}_{part}")(x)

@@ -37,18 +37,22 @@ def options_of(config: Config, source=None) -> dict[str, Any]:
         needs images.
 
     Raises:
-      UserError: images are needed and cannot be read.
+      UserError: a format is unknown, or a package is missing.
     """
-    names = formats_of(config)
-    options: dict[str, Any] = {"image_size": config.image_size, "formats": names}
-    if any(form.needs_images for form in formats_named(names)):
-        source = build.some_of(
-            source or build.source_of(config, config.train_split), _REPRESENTATIVE, config.seed
-        )
-        dataset = eval_dataset(source, batch_size=32, image_size=config.image_size)
-        with naming_bad_images(source):
-            options["representative_images"] = np.concatenate(list(dataset.as_numpy_iterator()))
-    return options
+    return {
+        "image_size": config.image_size,
+        "formats": formats_of(config),
+        "representative_images": lambda: _some_images(
+            config, source or build.source_of(config, config.train_split)
+        ),
+    }
+
+
+def _some_images(config: Config, source) -> np.ndarray:
+    source = build.some_of(source, _REPRESENTATIVE, config.seed)
+    dataset = eval_dataset(source, batch_size=32, image_size=config.image_size)
+    with naming_bad_images(source):
+        return np.concatenate(list(dataset.as_numpy_iterator()))
 
 
 def card_of(config: Config, trained_on: str, method: str, **more: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -202,8 +203,11 @@ class Session:
         card = {**card, "results": self.workdir.results()}
         try:
             folder = export_encoder(encoder, self.workdir / "encoder", card=card, **export)
-        finally:
-            report = write_report(self.workdir.path)
+        except UserError:
+            with contextlib.suppress(UserError):  # The first error is the one to report.
+                write_report(self.workdir.path)
+            raise
+        report = write_report(self.workdir.path)
         logging.info("The encoder is in %s, the report in %s.", folder, report)
 
     def _check_same_step(self) -> None:
