@@ -62,7 +62,8 @@ def test_a_format_that_fails_ends_with_code_2_and_the_others_are_written(
         raise ValueError("no operator Foo")
 
     monkeypatch.setattr("tf_simclr.export.tflite_file.write", fail)
-    command = [f"--{name}={value}" for name, value in SMALL.items()]
+    small = {**SMALL, "strategy": "one_device"}
+    command = [f"--{name}={value}" for name, value in small.items()]
     command += [f"--workdir={tmp_path}", "--export_formats=tflite,safetensors"]
     values = flags.FlagValues()
     flag_defs.define_flags(values)
