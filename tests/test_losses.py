@@ -23,6 +23,18 @@ KERAS_CV_A = np.array([[1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6]], np.float32)
 KERAS_CV_B = np.array([[6, 5, 4, 3], [5, 4, 3, 2], [4, 3, 2, 1]], np.float32)
 
 
+# Name: (function, class, oracle, oracle of the gradients).
+SOFTMAX = {
+    "nt_xent": (losses.nt_xent, losses.NTXent, oracle.nt_xent_dense, oracle.nt_xent_gradients),
+    "decoupled": (
+        losses.decoupled,
+        losses.DecoupledContrastiveLoss,
+        oracle.decoupled_dense,
+        oracle.decoupled_gradients,
+    ),
+}
+
+
 def _pair(n: int, d: int, seed: int = 0, noise: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
     """Correlated float32 [n, d] projections, so that positives mean something."""
     rng = np.random.default_rng(seed)
@@ -208,14 +220,80 @@ def test_loss_class_round_trips():
     np.testing.assert_allclose(restored(z_a, z_b), oracle.nt_xent(z_a, z_b, 0.37), rtol=1e-6)
 
 
+# --- decoupled ---
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 5.0])
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (2, 4), (8, 128), (33, 4)])
+def test_decoupled_is_equation_6(n, d, temperature):
+    z_a, z_b = _pair(n, d, seed=n + d)
+    expected = oracle.decoupled(z_a, z_b, temperature)
+    assert oracle.decoupled_dense(z_a, z_b, temperature) == pytest.approx(expected, abs=1e-9)
+    out = losses.decoupled(tf.constant(z_a), tf.constant(z_b), temperature)
+    np.testing.assert_allclose(out.loss, expected, rtol=1e-5, atol=1e-6 / temperature)
+    np.testing.assert_array_equal(out.positive_rank, _nt_xent(z_a, z_b, temperature).positive_rank)
+    loss = losses.DecoupledContrastiveLoss(temperature)(z_a, z_b)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6 / temperature)
+
+
+def test_decoupled_gradient_is_the_slope_of_equation_6():
+    z_a, z_b = (z.astype(np.float64) for z in _pair(4, 3))
+    expected = oracle.decoupled_gradients(z_a, z_b, 0.3)
+    for part, gradient in enumerate(expected):
+        for row, column in np.ndindex(gradient.shape):
+            moved = [z_a.copy(), z_b.copy()]
+            moved[part][row, column] += 1e-6
+            up = oracle.decoupled(*moved, 0.3)
+            moved[part][row, column] -= 2e-6
+            slope = (up - oracle.decoupled(*moved, 0.3)) / 2e-6
+            assert slope == pytest.approx(gradient[row, column], abs=1e-7)
+
+
+def test_decoupled_closed_forms():
+    same = np.tile(np.float32([[1.0, 2.0, 3.0]]), [5, 1])
+    assert float(losses.decoupled(same, same, 0.1).loss) == pytest.approx(math.log(8), rel=1e-5)
+    # Orthogonal images whose views agree: -1/T + log(2N - 2).
+    eye = np.eye(4, dtype=np.float32)
+    expected = -1 / 0.1 + math.log(6)
+    assert float(losses.decoupled(eye, eye, 0.1).loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_decoupled_levels():
+    loss, rng = losses.DecoupledContrastiveLoss(0.2), np.random.default_rng(0)
+    levels = loss.levels(16, 8)
+    assert levels["chance_level"] == pytest.approx(math.log(30))
+    drawn = [loss(*rng.normal(size=[2, 16, 8]).astype(np.float32)) for _ in range(200)]
+    assert levels["untrained_level"] == pytest.approx(np.mean(drawn), abs=0.05)
+
+
+def test_decoupled_needs_negatives():
+    for act in (
+        lambda: losses.decoupled(*_pair(1, 3)),
+        lambda: losses.DecoupledContrastiveLoss().levels(1, 3),
+    ):
+        with pytest.raises(UserError, match="needs at least 2 images in a batch; received 1"):
+            act()
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_losses_by_name_in_half_precision(name, dtype):
+    loss = losses.LOSSES[name](0.1)
+    z_a, z_b = (tf.cast(z, dtype) for z in _pair(16, 8))
+    single = loss(tf.cast(z_a, tf.float32), tf.cast(z_b, tf.float32))
+    assert loss(z_a, z_b).dtype == tf.float32
+    np.testing.assert_allclose(loss(z_a, z_b), single, rtol=1e-5)
+    assert type(loss).from_config(loss.get_config()).get_config() == loss.get_config()
+
+
 # --- tiles ---
 
 
-def _everything(z_a, z_b, temperature):
+def _everything(z_a, z_b, temperature, function=losses.nt_xent):
     """Loss, ranks and both gradients, stacked."""
     with tf.GradientTape() as tape:
         tape.watch([z_a, z_b])
-        out = losses.nt_xent(z_a, z_b, temperature)
+        out = function(z_a, z_b, temperature)
     gradients = tape.gradient(out.loss, [z_a, z_b])
     return out.loss, out.positive_rank, tf.cast(tf.concat(gradients, 0), tf.float32)
 
@@ -236,21 +314,23 @@ def _assert_equal(plain, tiled, gradient_tolerance=1e-5):
     assert error < gradient_tolerance
 
 
+@pytest.mark.parametrize("name", SOFTMAX)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(
     ("n", "d", "temperature"),
     [(2, 3, 0.5), (7, 16, 0.1), (33, 128, 0.05), (130, 5, 1.0), (513, 128, 0.1), (40, 8, 0.02)],
 )
-def test_tiles_are_the_plain_form(monkeypatch, n, d, temperature, jit_compile):
+def test_tiles_are_the_plain_form(monkeypatch, n, d, temperature, jit_compile, name):
+    function, _, value, gradients = SOFTMAX[name]
     z_a, z_b = (tf.constant(z) for z in _pair(n, d, seed=n, noise=1.5))
     plain, tiled = _in_both_forms(
         monkeypatch,
-        lambda: tf.function(_everything, jit_compile=jit_compile)(z_a, z_b, temperature),
+        lambda: tf.function(_everything, jit_compile=jit_compile)(z_a, z_b, temperature, function),
     )
     _assert_equal(plain, tiled)
     z_a, z_b = z_a.numpy(), z_b.numpy()
-    np.testing.assert_allclose(tiled[0], oracle.nt_xent_dense(z_a, z_b, temperature), rtol=1e-5)
-    expected = np.concatenate(oracle.nt_xent_gradients(z_a, z_b, temperature))
+    np.testing.assert_allclose(tiled[0], value(z_a, z_b, temperature), rtol=1e-5)
+    expected = np.concatenate(gradients(z_a, z_b, temperature))
     assert np.linalg.norm(tiled[2] - expected) < 1e-5 * np.linalg.norm(expected)
 
 
@@ -414,10 +494,12 @@ def _split(strategy, array):
     )
 
 
+@pytest.mark.parametrize("name", SOFTMAX)
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("n", [4, 12])
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_replicas_add_up_to_the_global_batch(monkeypatch, replicas, n, tiles):
+def test_replicas_add_up_to_the_global_batch(monkeypatch, replicas, n, tiles, name):
+    function, loss_class, value, gradients = SOFTMAX[name]
     monkeypatch.setattr(negatives, "_STREAM_FROM", 0 if tiles else 2**60)
     rng = np.random.default_rng(replicas)
     x_a, x_b = _pair(n, 6, noise=0.5)
@@ -431,9 +513,9 @@ def test_replicas_add_up_to_the_global_batch(monkeypatch, replicas, n, tiles):
             w = tf.constant(kernel)
             with tf.GradientTape() as tape:
                 tape.watch([w, x_a, x_b])
-                out = losses.nt_xent(x_a @ w, x_b @ w, temperature)
+                out = function(x_a @ w, x_b @ w, temperature)
                 share = out.loss / replicas
-            same = losses.NTXent(temperature)(x_a @ w, x_b @ w)
+            same = loss_class(temperature)(x_a @ w, x_b @ w)
             return out.loss, same, out.positive_rank, tape.gradient(share, [w, x_a, x_b])
 
         return strategy.run(replica, (a, b))
@@ -443,13 +525,13 @@ def test_replicas_add_up_to_the_global_batch(monkeypatch, replicas, n, tiles):
         run(_split(strategy, x_a), _split(strategy, x_b)),
     )
     z_a, z_b = x_a @ kernel, x_b @ kernel
-    expected = oracle.nt_xent(z_a, z_b, temperature)
+    expected = value(z_a, z_b, temperature)
     np.testing.assert_allclose(np.mean(loss), expected, rtol=1e-5)
     np.testing.assert_allclose(np.mean(same), expected, rtol=1e-5)
     if replicas > 1:
         assert np.ptp(loss) > 1e-3  # each replica reports its own views
 
-    dz_a, dz_b = oracle.nt_xent_gradients(z_a, z_b, temperature)
+    dz_a, dz_b = gradients(z_a, z_b, temperature)
     dw = x_a.T @ dz_a + x_b.T @ dz_b
     np.testing.assert_allclose(np.sum(grads[0], axis=0), dw, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.concatenate(grads[1]), dz_a @ kernel.T, rtol=1e-4, atol=1e-5)

@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Contrast": "losses",
     "ContrastiveLoss": "losses",
+    "DecoupledContrastiveLoss": "losses",
     "LAMB": "optim.lamb",
     "LARS": "optim.lars",
     "NTXent": "losses",

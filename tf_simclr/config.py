@@ -160,7 +160,12 @@ class Config:
         3, "Layers of the projection head; 0: none, 1: linear.", low=0, high=100
     )
     proj_out_dim: int = _model(128, "Width of the embedding z.", low=1, high=2**16)
-    temperature: float = _model(0.1, "Temperature of NT-Xent.", positive=True)
+    loss: str = _model(
+        "nt_xent",
+        "Contrastive loss; decoupled: NT-Xent without the positive in its sum, arXiv:2110.06848.",
+        choices=("nt_xent", "decoupled"),
+    )
+    temperature: float = _model(0.1, "Temperature of the loss.", positive=True)
 
     train_batch_size: int = _train(512, "Global batch, in images.", low=2)
     micro_batch_size: int = _train(

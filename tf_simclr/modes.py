@@ -90,7 +90,8 @@ MODES = {
         unused=(
             *_ARCHITECTURE,
             *("color_jitter_strength", "color_jitter_probability", "grayscale_probability"),
-            *("use_blur", "blur_probability", "num_proj_layers", "proj_out_dim", "temperature"),
+            *("use_blur", "blur_probability", "num_proj_layers", "proj_out_dim"),
+            *("loss", "temperature"),
         ),
     ),
     "export": Mode(

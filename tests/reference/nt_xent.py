@@ -37,12 +37,48 @@ def nt_xent(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
     return total / count
 
 
+def decoupled(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
+    """The decoupled contrastive loss, arXiv:2110.06848, eq. 6, by a double loop: its mean over 2N.
+
+    The sum runs over both views of every other image: neither the view itself nor its positive.
+    """
+    views = _normalized(z_a, z_b)
+    count = len(views)
+    total = 0.0
+    for i in range(count):
+        positive = (i + count // 2) % count
+        negatives = [k for k in range(count) if k not in (i, positive)]
+        exponentials = [math.exp(views[i] @ views[k] / temperature) for k in negatives]
+        total += math.log(math.fsum(exponentials)) - views[i] @ views[positive] / temperature
+    return total / count
+
+
+def decoupled_gradients(
+    z_a: np.ndarray, z_b: np.ndarray, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """dL/dz_a and dL/dz_b of `decoupled`, [N, D] each: NT-Xent's, with P over the negatives."""
+    return _gradients(z_a, z_b, temperature, among_negatives=True)
+
+
 def nt_xent_dense(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
     """The same value from whole [2N, 2N] matrices, for batches too large for the loop."""
+    return _dense(z_a, z_b, temperature, among_negatives=False)
+
+
+def decoupled_dense(z_a: np.ndarray, z_b: np.ndarray, temperature: float) -> float:
+    """`decoupled` from whole [2N, 2N] matrices."""
+    return _dense(z_a, z_b, temperature, among_negatives=True)
+
+
+def _dense(z_a, z_b, temperature, among_negatives):
     logits = _logits(z_a, z_b, temperature)
+    rows, positives = np.arange(len(logits)), _positives(len(logits))
+    of_positives = logits[rows, positives]
+    if among_negatives:
+        logits[rows, positives] = -np.inf
     top = logits.max(axis=1)
     partition = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return float(np.mean(partition - logits[np.arange(len(logits)), _positives(len(logits))]))
+    return float(np.mean(partition - of_positives))
 
 
 def nt_xent_gradients(
@@ -53,9 +89,15 @@ def nt_xent_gradients(
     With u = z / |z|, P the softmax over the other views and Y the positives' one-hot rows:
     G = (P - Y) / (2N T),  dL/du = (G + G^T) u,  dL/dz = (dL/du - u (u . dL/du)) / |z|.
     """
+    return _gradients(z_a, z_b, temperature, among_negatives=False)
+
+
+def _gradients(z_a, z_b, temperature, among_negatives):
     z = np.concatenate([z_a, z_b]).astype(np.float64)
     u = _normalized(z_a, z_b)
     logits = _logits(z_a, z_b, temperature)
+    if among_negatives:
+        logits[np.arange(len(z)), _positives(len(z))] = -np.inf
     softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
     softmax /= softmax.sum(axis=1, keepdims=True)
     softmax[np.arange(len(z)), _positives(len(z))] -= 1.0

@@ -48,9 +48,7 @@ def test_a_format_that_does_not_exist_is_refused_before_the_work(mode, tmp_path,
 
 
 def test_what_an_encoder_does_not_allow_is_refused_before_training(tmp_path):
-    with pytest.raises(
-        UserError, match="cannot be exported as h5: Keras 3 "
-    ):
+    with pytest.raises(UserError, match="cannot be exported as h5: Keras 3 "):
         run(tmp_path, **KERAS_2_ONLY, export_formats="h5")
     assert not (tmp_path / "checkpoints").exists()
 

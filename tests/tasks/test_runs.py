@@ -18,7 +18,9 @@ from tests.small_runs import SMALL, contents, lines, result, run, write_images
 from tests.toy_loss import Pull
 from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
+from tf_simclr.config import FIELDS
 from tf_simclr.errors import UserError
+from tf_simclr.losses import LOSSES
 from tf_simclr.optim.schedules import WarmupCosine
 from tf_simclr.tasks import build
 from tf_simclr.workdir import Workdir
@@ -55,6 +57,15 @@ def test_a_run_may_have_a_loss_without_ranks_and_levels(tmp_path, monkeypatch):
     assert not {"contrastive_top1", "chance_level", "untrained_level"} & set(last)
     page = (tmp_path / "w" / "report.html").read_text()
     assert "This run had a loss of" in page and "Chance" not in page
+
+
+def test_the_loss_is_a_setting(tmp_path, tiny_encoder, no_export):
+    assert FIELDS["loss"].metadata["choices"] == tuple(LOSSES)
+    run(tmp_path, loss="decoupled", train_steps=4)
+    last = lines(tmp_path)[-1]
+    assert last["chance_level"] == pytest.approx(np.log(62)) and "contrastive_top1" in last
+    with pytest.raises(UserError, match="--loss.*decoupled"):
+        run(tmp_path, loss="nt_xent", train_steps=4)
 
 
 def test_the_same_command_again_trains_no_further(pretrained):

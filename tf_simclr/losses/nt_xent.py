@@ -1,4 +1,4 @@
-"""NT-Xent as the paper writes it: a pure function of embeddings, and a Keras loss."""
+"""NT-Xent as the paper writes it, and decoupled: pure functions of embeddings, and Keras losses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tf_simclr.distribute import num_replicas
 from tf_simclr.errors import UserError
 from tf_simclr.losses.contrast import Contrast, ContrastiveLoss
 from tf_simclr.losses.negatives import log_sum_of_negatives
@@ -51,25 +52,85 @@ def nt_xent(
     Raises:
       UserError: temperature is not positive, or the shapes differ.
     """
+    positive, log_negatives, rank = logits(z_a, z_b, temperature, ranks=ranks)
+    # -log(e^p / (e^p + sum)) without the difference of two nearly equal numbers when p dominates.
+    return Contrast(tf.reduce_mean(tf.nn.softplus(log_negatives - positive)), rank)
+
+
+def decoupled(
+    z_a: tf.Tensor, z_b: tf.Tensor, temperature: float = 0.1, *, ranks: bool = True
+) -> Contrast:
+    """The decoupled contrastive loss: NT-Xent without the positive in the sum of its softmax.
+
+        l(i, j) = -s(i, j) / T + log sum over the views k of other images of exp(s(i, k) / T)
+
+    (Yeh et al., arXiv:2110.06848, eq. 6). Where NT-Xent's gradient fades as the positive comes to
+    dominate the sum, this one's does not, which helps small batches. It can be negative.
+
+    Arguments, result and replicas: as for `nt_xent`.
+
+    Raises:
+      UserError: as `nt_xent`; or the global batch is a single image, which has no negatives.
+    """
+    if tf.convert_to_tensor(z_a).shape[0] == 1 and num_replicas() == 1:
+        raise UserError("the decoupled loss needs at least 2 images in a batch; received 1.")
+    positive, log_negatives, rank = logits(z_a, z_b, temperature, ranks=ranks)
+    return Contrast(tf.reduce_mean(log_negatives - positive), rank)
+
+
+def logits(
+    z_a: tf.Tensor, z_b: tf.Tensor, temperature: float, *, ranks: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """What softmax losses are made of, for both views of each image, one after the other.
+
+    Args:
+      z_a, z_b, temperature, ranks: as for `nt_xent`.
+
+    Returns:
+      (s(i, j) / T of the positive j, [2n]; log of the sum of exp(s(i, k) / T) over the views k of
+      other images, of all replicas, [2n]; ranks as those of `nt_xent`, which come in another order:
+      first views before second).
+
+    Raises:
+      UserError: temperature is not positive, or the shapes differ.
+    """
     check_temperature(temperature)
     z_a, z_b = tf.convert_to_tensor(z_a), tf.convert_to_tensor(z_b)
     if not z_a.shape.is_compatible_with(z_b.shape):
         raise UserError(f"z_a and z_b must have one shape; received {z_a.shape} and {z_b.shape}.")
     # Scaled so that products of rows are logits.
     u_a, u_b = unit(z_a) / math.sqrt(temperature), unit(z_b) / math.sqrt(temperature)
-    positive = tf.reduce_sum(u_a * u_b, axis=1)
-    bar = tf.repeat(tf.stop_gradient(positive) - _TIE / temperature, 2) if ranks else None
+    positive = tf.repeat(tf.reduce_sum(u_a * u_b, axis=1), 2)
+    bar = tf.stop_gradient(positive) - _TIE / temperature if ranks else None
     views = tf.reshape(tf.stack([u_a, u_b], axis=1), [-1, z_a.shape[-1]])
     log_negatives, rank = log_sum_of_negatives(views, bar, largest_logit=1.0 / temperature)
-    # -log(e^p / (e^p + sum)) without the difference of two nearly equal numbers when p dominates.
-    loss = tf.reduce_mean(tf.nn.softplus(log_negatives - tf.repeat(positive, 2)))
     if ranks:
         rank = tf.reshape(tf.transpose(tf.reshape(rank, [-1, 2])), [-1])
-    return Contrast(loss, rank)
+    return positive, log_negatives, rank
+
+
+class _OfTemperature(ContrastiveLoss):
+    """A softmax loss with a temperature; subclasses say which function of the embeddings it is."""
+
+    ranks_positives = True
+
+    def __init__(self, temperature: float = 0.1, name: str | None = None):
+        check_temperature(temperature)
+        super().__init__(name=name)
+        self.temperature = temperature
+
+    def contrast(self, z_a, z_b):
+        return self._function(z_a, z_b, self.temperature)
+
+    def call(self, y_true, y_pred):
+        return self._function(y_true, y_pred, self.temperature, ranks=False).loss
+
+    def get_config(self):
+        return {"temperature": self.temperature, **super().get_config()}
 
 
 @keras.utils.register_keras_serializable(package="tf_simclr")
-class NTXent(ContrastiveLoss):
+class NTXent(_OfTemperature):
     """`nt_xent` as a loss: `NTXent(temperature)(z_a, z_b)` is the paper's L, a scalar.
 
     Outside a replica context, and there with one replica, it is L over the batch; in a replica
@@ -81,15 +142,10 @@ class NTXent(ContrastiveLoss):
         appendix B.9).
     """
 
-    ranks_positives = True
+    _function = staticmethod(nt_xent)
 
     def __init__(self, temperature: float = 0.1, name: str = "nt_xent"):
-        check_temperature(temperature)
-        super().__init__(name=name)
-        self.temperature = temperature
-
-    def contrast(self, z_a, z_b):
-        return nt_xent(z_a, z_b, self.temperature)
+        super().__init__(temperature, name)
 
     def levels(self, num_pairs, dim):
         return {
@@ -97,11 +153,28 @@ class NTXent(ContrastiveLoss):
             "untrained_level": untrained_level(num_pairs, dim, self.temperature),
         }
 
-    def call(self, y_true, y_pred):
-        return nt_xent(y_true, y_pred, self.temperature, ranks=False).loss
 
-    def get_config(self):
-        return {"temperature": self.temperature, **super().get_config()}
+@keras.utils.register_keras_serializable(package="tf_simclr")
+class DecoupledContrastiveLoss(_OfTemperature):
+    """`decoupled` as a loss; see `NTXent` for replicas and levels.
+
+    Attributes:
+      temperature: T > 0; 0.1 in the paper.
+    """
+
+    _function = staticmethod(decoupled)
+
+    def __init__(self, temperature: float = 0.1, name: str = "decoupled"):
+        super().__init__(temperature, name)
+
+    def levels(self, num_pairs, dim):
+        if num_pairs < 2:
+            raise UserError("the decoupled loss needs at least 2 images in a batch; received 1.")
+        negatives = 2 * num_pairs - 2
+        return {
+            "chance_level": math.log(negatives),
+            "untrained_level": _log_sum_of_random(negatives, dim, self.temperature),
+        }
 
 
 def chance_level(num_pairs: int) -> float:
@@ -125,7 +198,11 @@ def untrained_level(num_pairs: int, dim: int, temperature: float) -> float:
       dim: D of the embeddings.
       temperature: T > 0.
     """
-    candidates = 2 * num_pairs - 1
+    return _log_sum_of_random(2 * num_pairs - 1, dim, temperature)
+
+
+def _log_sum_of_random(candidates: int, dim: int, temperature: float) -> float:
+    """The mean log of the sum of exp(s / T) over the cosines s of random directions in D."""
     drawn = min(candidates, _MOST_DRAWN)  # The sum over more of them is proportional.
     shape = [_COSINES // drawn, drawn]
     rng = np.random.default_rng(0)

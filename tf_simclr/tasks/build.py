@@ -18,7 +18,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.evaluation.evaluators import KNN
 from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.flagfile import from_flagfile, recorded, to_flagfile
-from tf_simclr.losses import ContrastiveLoss, NTXent
+from tf_simclr.losses import LOSSES, ContrastiveLoss
 from tf_simclr.models.encoders import build_encoder, imagenet_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
@@ -277,7 +277,7 @@ def encoder_of(config: Config, channels: int) -> keras.Model:
 
 def loss_of(config: Config) -> ContrastiveLoss:
     """The loss of a pretraining run."""
-    return NTXent(config.temperature)
+    return LOSSES[config.loss](config.temperature)
 
 
 def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> SimCLR:
