@@ -2,10 +2,10 @@
 
     python benchmarks/export.py [--encoder=resnet50] [--image_size=224] [--batch=8] [--threads=N]
 
-The plain model is the encoder itself as a `tf.function`. Each format is written and loaded by
-`tf_simclr.export`, except that ONNX Runtime and TFLite get --threads threads, as TensorFlow does:
-by default, all cores. A call takes a batch as a NumPy array and returns h as one. Weights are
-random, and so are the scales of batch normalisation; its statistics come from a few batches.
+Plain is the encoder as a `tf.function`; so are the models loaded from .keras and HDF5, and what a
+SavedModel holds. Eager is the encoder called layer by layer. All get --threads threads (by default,
+one per core), which TensorFlow, ONNX Runtime and TFLite each have a setting for: TFLite's default
+is one. A call takes a batch as a NumPy array and returns h as one.
 
 Expected before measuring: SavedModel, .keras and HDF5 within 5 % of the plain model, as TensorFlow
 runs the same graph, with batch normalisation unfolded. ONNX and TFLite fold it into the
@@ -30,8 +30,6 @@ import tensorflow as tf
 
 import tf_simclr
 from benchmarks.timing import flags, in_turns, rate, report
-from tf_simclr.export.exportable import Exportable, exportable
-from tf_simclr.export.formats import formats_named, write_formats
 from tf_simclr.stack import keras
 
 FORMATS = ("saved_model", "keras", "h5", "onnx", "tflite", "tflite_float16", "tflite_int8")
@@ -58,25 +56,43 @@ def images_of(count: int, size: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random([count, size, size, 3], np.float32)
 
 
-def plain(encoder: keras.Model) -> Run:
-    compiled = tf.function(lambda images: encoder(images, training=False))
-    return lambda images: compiled(tf.constant(images)).numpy()
+def contestants(encoder: keras.Model, folder: str, threads: int) -> dict[str, Run]:
+    """The encoder and what was exported to the folder, loaded, by name."""
+
+    def path(ending):
+        return os.path.join(folder, f"encoder{ending}")
+
+    saved = tf.saved_model.load(folder)
+    return {
+        "plain": compiled(encoder),
+        "eager": lambda images: encoder(tf.constant(images), training=False).numpy(),
+        "saved_model": lambda images: saved.serve(tf.constant(images)).numpy(),
+        "keras": compiled(keras.models.load_model(path(".keras"), compile=False)),
+        "h5": compiled(keras.models.load_model(path(".h5"), compile=False)),
+        "onnx": onnx(path(".onnx"), threads),
+        "tflite": tflite(path(".tflite"), threads),
+        "tflite_float16": tflite(path("_float16.tflite"), threads),
+        "tflite_int8": tflite(path("_int8.tflite"), threads),
+    }
 
 
-def loaded(form, found: Exportable, folder: str, threads: int) -> Run:
-    """What `form.load` returns, but with this number of threads: TFLite's default is one."""
-    path = os.path.join(folder, form.files[0])
-    if form.name == "onnx":
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        return lambda images: session.run(["embedding"], {"images": images})[0]
-    if form.name.startswith("tflite"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # It recommends ai-edge-litert, from TensorFlow 2.20.
-            run = tf.lite.Interpreter(path, num_threads=threads).get_signature_runner()
-        return lambda images: run(images=images)["embedding"]
-    return form.load(found, folder)
+def compiled(model: keras.Model) -> Run:
+    function = tf.function(lambda images: model(images, training=False))
+    return lambda images: function(tf.constant(images)).numpy()
+
+
+def onnx(path: str, threads: int) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["embedding"], {"images": images})[0]
+
+
+def tflite(path: str, threads: int) -> Run:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It recommends ai-edge-litert, from TensorFlow 2.20 on.
+        runner = tf.lite.Interpreter(path, num_threads=threads).get_signature_runner()
+    return lambda images: runner(images=images)["embedding"]
 
 
 def main() -> None:
@@ -90,23 +106,23 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     encoder, images = encoder_of(arguments.encoder, size), images_of(batch, size, BATCHES)
-    runs = {"plain": plain(encoder)}
-    representative = images_of(32, size, BATCHES + 1)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        exportable(encoder, size, representative=representative) as found,
-    ):
-        forms = formats_named(FORMATS)
-        write_formats(found, forms, folder)
-        if found.left_out:
-            sys.exit(f"not exported: {found.left_out}")
-        runs |= {form.name: loaded(form, found, folder, threads) for form in forms}
-        for run in runs.values():
-            run(images)
-        timed = {
-            n: lambda run=run: rate(lambda: run(images), batch, SECONDS) for n, run in runs.items()
-        }
-        rates = in_turns(timed, arguments.runs)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = os.path.join(scratch, "encoder")
+        tf_simclr.export_encoder(
+            encoder,
+            folder,
+            image_size=size,
+            formats=FORMATS,
+            representative_images=images_of(32, size, BATCHES + 1),
+        )
+        runs = contestants(encoder, folder, threads)
+    for run in runs.values():
+        run(images)
+    timed = {
+        name: lambda run=run: rate(lambda: run(images), batch, SECONDS)
+        for name, run in runs.items()
+    }
+    rates = in_turns(timed, arguments.runs)
     report(
         benchmark="export",
         unit="images/s",

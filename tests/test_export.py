@@ -246,7 +246,7 @@ def test_a_failure_leaves_the_earlier_export(failing, tmp_path, monkeypatch):
     full = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
     def fail(*args, **kwargs):
-        raise full
+        raise OSError(28, "No space left on device") if failing == "model.save" else full
 
     def fail_at_rename(source, target, overwrite=False):
         calls.append(source)

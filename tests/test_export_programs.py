@@ -334,7 +334,7 @@ class Own(tf.keras.regularizers.Regularizer):
         (lambda x: layers.ReLU()(x * 2.0), "does not have the layer TFOpLambda"),
         (lambda x: layers.ReLU()(x[:, :, :, :2]), "does not have the layer SlicingOpLambda"),
         (layers.Conv2D(4, 3, activation="hard_sigmoid"), "activation=hard_sigmoid .conv2d"),
-        (layers.Activation(lambda x: x * 2.0), "does not have activation={"),
+        (layers.Activation(lambda x: x * 2.0), "does not have activation=<lambda>"),
         (layers.Conv2D(4, 3, activation=gelu), "does not have activation=.*gelu"),
         (layers.Softmax(axis=[1, 2]), r"does not have axis=.*\[1, 2\]"),
         (layers.BatchNormalization(axis=[1, 3], fused=False), "does not have axis="),

@@ -90,6 +90,7 @@ def markdown(card: str) -> str:
     """The card for people, with a head that the Hugging Face hub reads."""
     facts = json.loads(card)
     return f"""{_head(facts)}
+
 # Encoder {_literal(facts["encoder"])}
 
 Maps an image to a vector of {facts["embedding_dim"]} numbers; learned with SimCLR \

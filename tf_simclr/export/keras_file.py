@@ -68,6 +68,8 @@ _OBJECTS_IN_KERAS_3 = set(
     "LecunUniform MaxNorm MinMaxNorm NonNeg Ones Orthogonal OrthogonalRegularizer RandomNormal "
     "RandomUniform TruncatedNormal UnitNorm VarianceScaling Zeros".split()
 )
+# A function that a user registered can have the name of one of Keras'.
+_ACTIVATION_MODULES = ("keras.src.activations", "tf_keras.src.activations", "tensorflow.")
 _MODULES = (
     "keras.src.layers.",
     "tf_keras.src.layers.",
@@ -136,6 +138,9 @@ def why_not_h5(model: keras.Model) -> str:
             return f"Keras 3 does not have the layer {kind.__name__} ({layer.name})."
         if "/" in layer.name:
             return f'Keras 3 reads no layer with "/" in its name ({layer.name}).'
+        function = getattr(layer, "activation", None)
+        if function is not None and not function.__module__.startswith(_ACTIVATION_MODULES):
+            return f"Keras 3 does not have activation={function.__name__} ({layer.name})."
         for name, value in layer.get_config().items():
             if not _is_in_keras_3(name, value):
                 return f"Keras 3 does not have {name}={value} ({layer.name}), or has another."
