@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
-from tf_simclr.losses import NTXent
+from tf_simclr.losses import DecoupledContrastiveLoss, NTXent
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.lamb import LAMB
@@ -34,6 +34,7 @@ def encoder():
 
 SCHEDULE = WarmupCosine(0.3, 2, 10)
 CASES = {
+    "DecoupledContrastiveLoss": lambda: DecoupledContrastiveLoss(0.3),
     "LAMB": lambda: LAMB(SCHEDULE, weight_decay=0.01),
     "LARS": lambda: LARS(SCHEDULE, weight_decay=0.01, momentum=0.8),
     "NTXent": lambda: NTXent(0.3),
@@ -43,6 +44,7 @@ CASES = {
 }
 NOT_SERIALISED = {
     "ContrastiveLoss": "the base class: its subclasses are serialised",
+    "_OfTemperature": "likewise",
     "ClassifierTraining": "lives during fine-tuning; what is saved is the classifier in it",
     "_Mean": "made by SimCLR, which saves no metric; see tests/models/test_saving.py",
     "_Sum": "made by SimCLR, which saves no metric; see tests/models/test_saving.py",
