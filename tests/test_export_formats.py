@@ -108,7 +108,7 @@ def test_a_format_that_is_asked_for_and_fails_is_named_and_the_others_are_writte
         export_encoder(small_encoder(), tmp_path / "e", formats=["keras", "toy"])
     facts, text = card_of(tmp_path / "e")
     assert re.fullmatch(reason, facts["left_out"]["toy"]) and "toy" not in facts["formats"]
-    assert "toy_opset" not in facts and "There is no toy, see left\\_out above." in text
+    assert "toy_opset" not in facts and "toy was not written; left\\_out above says why." in text
     names = {path.name for path in (tmp_path / "e").iterdir()}
     assert not names & {"toy.txt", "half"} and {"saved_model.pb", "encoder.keras"} <= names
     load_encoder(tmp_path / "e")
@@ -209,7 +209,7 @@ def test_what_is_no_longer_there_and_what_lies_far_off_is_logged(tmp_path, monke
     add(monkeypatch, tolerance=None, load=lambda found, folder: lambda x: found.probe.h * 2.0)
     logging.set_verbosity(logging.INFO)
     export_encoder(small_encoder(), tmp_path / "e", formats=["keras", "toy"])
-    assert "toy lies up to" in caplog.text
+    assert "vectors of toy differ from" in caplog.text
     export_encoder(small_encoder(), tmp_path / "e", formats=["h5"])
     assert f"No longer in {tmp_path}/e: encoder.keras, toy.txt." in caplog.text
 
@@ -299,4 +299,4 @@ def test_a_card_of_an_earlier_version_is_refreshed(tmp_path):
     (tmp_path / "card.json").write_text(json.dumps({**facts, "left_out": {"encoder.keras": "why"}}))
     refresh_card(str(tmp_path), {"knn_eval": {"k": 3}})
     text = card_of(tmp_path)[1].split("## Use")[1]
-    assert "KerasLayer" in text and "There is no keras" in text
+    assert "KerasLayer" in text and "keras was not written" in text

@@ -56,10 +56,10 @@ def test_what_an_encoder_does_not_allow_is_refused_before_training(tmp_path):
 def test_a_format_that_fails_ends_with_code_2_and_the_others_are_written(
     tmp_path, tiny_encoder, monkeypatch, capsys
 ):
-    def fail(found, folder, file, name):
+    def fail(found, folder, file, settings):
         raise ValueError("no operator Foo")
 
-    monkeypatch.setattr("tf_simclr.export.tflite_file.write", fail)
+    monkeypatch.setattr("tf_simclr.export.tflite_file._write", fail)
     small = {**SMALL, "strategy": "one_device"}
     command = [f"--{name}={value}" for name, value in small.items()]
     command += [f"--workdir={tmp_path}", "--export_formats=tflite,safetensors"]

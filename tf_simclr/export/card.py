@@ -38,8 +38,8 @@ def card_of(found: Exportable, written: dict[str, Any], more: dict[str, Any]) ->
         **written,
         "compared_on": f"{len(found.probe.images)} "
         f"{'synthetic' if found.representative is None else 'representative'} images; differences "
-        "in standard deviations of a dimension; the smallest change of the images makes one of "
-        f"{found.probe.noise:.2g}",
+        "are in standard deviations of a dimension; changing the images by one float32 step makes "
+        f"a difference of {found.probe.noise:.2g}",
         "left_out": found.left_out,
         "versions": {"tf_simclr": __version__, "tensorflow": tf.__version__},
     }
@@ -137,7 +137,7 @@ def _use(facts: dict) -> str:
                 title = f"{program}, from {' and '.join(form.files)}"
                 blocks.append(f"{title}:\n\n```python\n{code}\n```\n")
         elif _listed(form, left_out):
-            blocks.append(f"There is no {form.name}, see left\\_out above.\n")
+            blocks.append(f"{form.name} was not written; left\\_out above says why.\n")
     return "\n".join(blocks)
 
 

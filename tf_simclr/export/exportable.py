@@ -27,10 +27,11 @@ from tf_simclr.stack import keras
 ENDPOINTS = "endpoints"
 
 _PROBE_SIDE = 224  # Where neither the encoder nor the caller fixes a size.
-_KNOWN_MODULES = (
-    *("keras.src.layers.", "keras.src.engine.", "tf_keras.src.layers.", "tf_keras.src.engine."),
-    "keras_cv.",
+# Where Keras 2 defines its layers, on either stack.
+KERAS_MODULES = tuple(
+    f"{name}.src.{part}." for name in ("keras", "tf_keras") for part in ("layers", "engine")
 )
+_KNOWN_MODULES = (*KERAS_MODULES, "keras_cv.")
 # The largest difference between two h, relative to the largest entry of h. Kernels differ slightly;
 # half precision rounds at every layer, so that there only a grossly different copy is noticed.
 _TOLERANCE, _MIXED_TOLERANCE = 1e-2, 0.5

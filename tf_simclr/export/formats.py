@@ -67,19 +67,6 @@ def _too_large(model: keras.Model) -> str:
     return f"its weights take {size / 2**30:.1f} GiB, more than 2." * (size >= _LARGEST_BUFFER)
 
 
-def _tflite(name: str, **options: Any) -> Format:
-    file = f"encoder{name[len('tflite') :]}.tflite"
-    return Format(
-        name,
-        (file,),
-        lambda found, folder: tflite_file.write(found, folder, file, name),
-        lambda found, folder: tflite_file.load(os.path.join(folder, file)),
-        use=tflite_file.use(file),
-        why_not=_too_large,
-        **options,
-    )
-
-
 FORMATS = [
     Format(
         "saved_model",
@@ -115,9 +102,20 @@ FORMATS = [
         packages=dict.fromkeys(("tf2onnx", "onnxruntime"), "pip install 'tf_simclr[onnx]'"),
         why_not=_too_large,
     ),
-    _tflite("tflite"),
-    _tflite("tflite_float16", tolerance=None),
-    _tflite("tflite_int8", tolerance=None, needs_images=True),
+    Format("tflite", **tflite_file.parts("encoder.tflite"), why_not=_too_large),
+    Format(
+        "tflite_float16",
+        **tflite_file.parts("encoder_float16.tflite", tflite_file.float16),
+        tolerance=None,
+        why_not=_too_large,
+    ),
+    Format(
+        "tflite_int8",
+        **tflite_file.parts("encoder_int8.tflite", tflite_file.int8),
+        tolerance=None,
+        needs_images=True,
+        why_not=_too_large,
+    ),
     Format(
         "safetensors",
         (safetensors_file.FILE,),
@@ -228,7 +226,8 @@ def _written(form: Format, found: Exportable, folder: str) -> tuple[dict, float]
         )
     if difference > _WORTH_A_WARNING:
         logging.warning(
-            "%s lies up to %.2g standard deviations of a dimension away from the Keras model.",
+            "The vectors of %s differ from the Keras model's by up to %.2g standard deviations of "
+            "a dimension.",
             form.name,
             difference,
         )
@@ -236,9 +235,9 @@ def _written(form: Format, found: Exportable, folder: str) -> tuple[dict, float]
 
 
 def _outside_strategy(function: Callable[[], float]) -> float:
-    """Calls a function outside the scope of a distribution strategy, which ends with the thread.
+    """Calls a function outside the scope of any distribution strategy, in another thread.
 
-    Inside it, TensorFlow would load variables as distributed ones.
+    Inside the scope, TensorFlow would load variables as distributed ones. Scopes are per thread.
     """
     if not tf.distribute.has_strategy():
         return function()

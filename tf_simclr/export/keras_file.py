@@ -1,8 +1,8 @@
 """The formats encoder.keras and encoder.h5: the encoder as a Keras model.
 
-A .keras file is read by the Keras 2 that wrote it; `checkpoints.load_encoder_from` reads those of
-either stack. A legacy HDF5 file is read by Keras 3 as well,
-if it knows every layer in it: its loader looks classes up by name, among its own.
+The Keras 2 that wrote a .keras file reads it; `checkpoints.load_encoder_from` reads those of both
+stacks. Keras 3 also reads legacy HDF5 files, as long as it has every layer in them: it looks up
+classes by name, among its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.checkpoints.keras_files import load_keras
-from tf_simclr.export.exportable import Exportable
+from tf_simclr.export.exportable import KERAS_MODULES, Exportable
 from tf_simclr.export.probe import function_of
 from tf_simclr.models.batch_norm import layers_of
 from tf_simclr.models.keras_internals import is_functional
@@ -51,7 +51,7 @@ _IN_KERAS_3 = set(
     "Rescaling Reshape SeparableConv2D Softmax SpatialDropout2D Subtract UpSampling2D "
     "ZeroPadding2D".split()
 )
-# Settings without effect in these layers, which one Keras writes and another refuses to read.
+# Settings that have no effect in these layers, but that another Keras refuses to read.
 _WITHOUT_EFFECT = {
     "DepthwiseConv2D": ("groups",),
     "InputLayer": ("optional",),  # Which Keras 2.15 refuses too.
@@ -70,12 +70,6 @@ _OBJECTS_IN_KERAS_3 = set(
 )
 # A function that a user registered can have the name of one of Keras'.
 _ACTIVATION_MODULES = ("keras.src.activations", "tf_keras.src.activations", "tensorflow.")
-_MODULES = (
-    "keras.src.layers.",
-    "tf_keras.src.layers.",
-    "keras.src.engine.",
-    "tf_keras.src.engine.",
-)
 
 
 def write(found: Exportable, folder: str) -> None:
@@ -97,10 +91,10 @@ def save_h5(model: keras.Model, path: str) -> None:
     """Writes a functional model as an HDF5 file that Keras 2 and Keras 3 load."""
     logger = tf.get_logger()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # It would warn that the model was not compiled.
+    logger.setLevel(logging.ERROR)  # Keras warns that the model was not compiled.
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # And that HDF5 is the old format, which is why.
+            warnings.simplefilter("ignore")  # And that HDF5 is a legacy format.
             model.save(path, save_format="h5", include_optimizer=False)
     finally:
         logger.setLevel(level)
@@ -111,12 +105,12 @@ def save_h5(model: keras.Model, path: str) -> None:
 
 
 def _adapt(config: dict) -> None:
-    """Changes what Keras 3 reads otherwise than Keras 2; for Keras 2 it means the same."""
+    """Changes a config so that Keras 3 reads it too; Keras 2 reads it as before."""
     for layer in config["layers"]:
         for setting in _WITHOUT_EFFECT.get(layer["class_name"], ()):
             layer["config"].pop(setting, None)
     for ends in ("input_layers", "output_layers"):
-        if ends in config:  # Else Keras 3 would take and give lists of one tensor.
+        if ends in config:  # Otherwise the model takes and returns lists of one tensor in Keras 3.
             (config[ends],) = config[ends]
 
 
@@ -134,7 +128,7 @@ def why_not_h5(model: keras.Model) -> str:
         kind = type(layer)
         if isinstance(layer, keras.Model):
             return f"Keras 3 reads no models inside a model ({layer.name}) from HDF5."
-        if kind.__name__ not in _IN_KERAS_3 or not kind.__module__.startswith(_MODULES):
+        if kind.__name__ not in _IN_KERAS_3 or not kind.__module__.startswith(KERAS_MODULES):
             return f"Keras 3 does not have the layer {kind.__name__} ({layer.name})."
         if "/" in layer.name:
             return f'Keras 3 reads no layer with "/" in its name ({layer.name}).'

@@ -4,8 +4,8 @@ encoder.onnx         images float32 [N, H, W, C] in [0, 1] -> embedding [N, D]
 encoder_uint8.onnx   images uint8 [N, h, w, C] of any size -> embedding; crops and resizes itself,
                      as the SavedModel's signature "uint8" does
 
-The converter, tf2onnx, knows no bicubic resize, so the second file puts nodes of ONNX before the
-first one's.
+The converter, tf2onnx, does not support the bicubic resize, so the preprocessing of the second file
+is written as ONNX nodes below.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _converted(found: Exportable):
         return {"embedding": found.root.__call__(images, training=False)}
 
     logger = logging.getLogger("tf2onnx")
-    logger.setLevel(logging.CRITICAL)  # It prints errors of attempts that it goes on without.
+    logger.setLevel(logging.CRITICAL)  # It logs tracebacks of optimisations that it then skips.
     model, _ = tf2onnx.convert.from_function(serve, [found.images], opset=_OPSET)
     unknown = {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     if unknown:
@@ -109,9 +109,9 @@ def _preprocessing(found: Exportable):
     )
 
 
-# In ONNX's own text form; computes what `augment.center_crop_resize` does. Each plane is resized as
-# an image of one channel, as ONNX Runtime would move the transposition behind the resize, which it
-# can do in the other order of axes only.
+# In ONNX's text form. It computes what `augment.center_crop_resize` does. Each channel is resized
+# as an image of its own: otherwise ONNX Runtime moves the first Transpose behind the Resize, whose
+# cubic mode needs rows and columns to be the last axes.
 _SCALE = """
 <ir_version: 8, opset_import: ["" : {opset}]>
 preprocessing (uint8[n, h, w, {c}] images) => (float[n, h, w, {c}] scaled)

@@ -14,7 +14,7 @@ _GRID = 4  # Cells a side of a synthetic image.
 # Dimensions that hardly vary are measured against these shares of the average deviation and of the
 # largest entry: float32 rounding is not to be divided by almost nothing.
 _FLOOR, _FLOOR_OF_SIZE = 0.1, 0.01
-_TIMES_NOISE = 10.0  # Every layer rounds, not only the first.
+_TIMES_NOISE = 10.0  # `noise` is that of the images alone, and every layer rounds too.
 
 
 class Probe:
@@ -23,8 +23,8 @@ class Probe:
     Attributes:
       images: float32 [n, H, W, C] in [0, 1], whole multiples of 1/255.
       h: float32 [n, D].
-      noise: the difference that the smallest change of the images makes. It is large for a deep
-        network whose layers amplify rounding, and for a random one.
+      noise: the difference when every pixel changes by one float32 step. It is large for deep
+        networks that amplify rounding, and for random ones.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Probe:
         self.noise = self.difference(lambda x: answer(np.nextafter(x, np.float32(0.5))))
 
     def limit(self, tolerance: float) -> float:
-        """The difference up to which vectors count as the model's: `tolerance`, or its noise."""
+        """The largest difference that is accepted: `tolerance`, or ten times `noise` if larger."""
         return max(tolerance, _TIMES_NOISE * self.noise)
 
     def difference(self, function: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -59,7 +59,7 @@ class Probe:
 
 
 def function_of(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from images to h. It runs layer by layer: tracing would take longer."""
+    """A function from images to h, layer by layer: for a single call, tracing would take longer."""
     return lambda images: tf.cast(model(tf.constant(images), training=False), tf.float32).numpy()
 
 

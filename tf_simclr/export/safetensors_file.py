@@ -45,7 +45,7 @@ def write(found: Exportable, folder: str) -> None:
         "encoder": found.model.name,
         "format": "np",
         "input": "[0, 1], NHWC",
-        "keras_config": found.model.to_json(),  # Layers without weights are found here only.
+        "keras_config": found.model.to_json(),  # Shows the layers that have no weights.
     }
     save_file(tensors, os.path.join(folder, FILE), metadata=about)
 
@@ -60,7 +60,7 @@ def load(found: Exportable, folder: str) -> Callable[[np.ndarray], np.ndarray]:
         for variable, named in zip(copy.weights, found.model.weights):
             variable.assign(arrays.pop(_name(named)))
     if arrays:
-        raise UserError(f"it holds {next(iter(arrays))}, which is no weight of the encoder.")
+        raise UserError(f"its tensor {next(iter(arrays))} is not a weight of the encoder.")
     return function_of(copy)
 
 

@@ -11,25 +11,63 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_simclr.export.exportable import Exportable
 
-_REPRESENTATIVE = 128
+Settings = Callable[[Any, Exportable], None]  # (converter, exportable): sets up the conversion.
 
 
-def write(found: Exportable, folder: str, file: str, name: str) -> None:
-    """Writes FOLDER/FILE: "tflite" in float32, "tflite_float16", or "tflite_int8"."""
+def parts(file: str, settings: Settings | None = None) -> dict[str, Any]:
+    """Files, functions and lines for the card of a format.
+
+    Args:
+      file: the name of the file.
+      settings: `float16` or `int8`; None: float32.
+    """
+    return {
+        "files": (file,),
+        "write": lambda found, folder: _write(found, folder, file, settings),
+        "load": lambda found, folder: _load(os.path.join(folder, file)),
+        "use": {
+            "LiteRT": f"""\
+import os
+import tensorflow as tf
+
+# Or Interpreter of ai_edge_litert.
+interpreter = tf.lite.Interpreter("this/folder/{file}", num_threads=os.cpu_count())
+h = interpreter.get_signature_runner()(images=images)["embedding"]"""
+        },
+    }
+
+
+def float16(converter, found: Exportable) -> None:
+    """Weights are rounded to float16."""
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+
+
+def int8(converter, found: Exportable) -> None:
+    """Integers, with scales from all representative images."""
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: (
+        {"images": image[tf.newaxis]} for image in found.representative
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+
+
+def _write(found: Exportable, folder: str, file: str, settings: Settings | None) -> None:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-    _SETTINGS[name](converter, found)
+    if settings is not None:
+        settings(converter, found)
     with _without_deprecation_warning(), open(os.path.join(folder, file), "wb") as opened:
         opened.write(converter.convert())
 
 
-def load(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from images to h, by the interpreter that TensorFlow contains."""
+def _load(path: str) -> Callable[[np.ndarray], np.ndarray]:
     with _without_deprecation_warning():
         interpreter = tf.lite.Interpreter(path)
     runner = interpreter.get_signature_runner("serving_default")
@@ -42,35 +80,3 @@ def _without_deprecation_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def use(file: str) -> dict[str, str]:
-    """How to load it, for the card."""
-    return {
-        "LiteRT": f"""\
-import tensorflow as tf
-
-interpreter = tf.lite.Interpreter("this/folder/{file}")  # Or Interpreter of ai_edge_litert.
-h = interpreter.get_signature_runner()(images=images)["embedding"]"""
-    }
-
-
-def _float16(converter, found: Exportable) -> None:
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
-
-
-def _int8(converter, found: Exportable) -> None:
-    images = found.representative[:_REPRESENTATIVE]
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: (
-        {"images": images[i : i + 1]} for i in range(len(images))
-    )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-
-
-_SETTINGS = {
-    "tflite": lambda converter, found: None,
-    "tflite_float16": _float16,
-    "tflite_int8": _int8,
-}

@@ -8,14 +8,8 @@ Everything here is computed in float32 whatever the embeddings' dtype.
 
 from tf_simclr.losses.choice import chosen_loss
 from tf_simclr.losses.contrast import Contrast, ContrastiveLoss, contrast_of, replica_share
-from tf_simclr.losses.nt_xent import (
-    DecoupledContrastiveLoss,
-    NTXent,
-    chance_level,
-    decoupled,
-    nt_xent,
-    untrained_level,
-)
+from tf_simclr.losses.decoupled import DecoupledContrastiveLoss, decoupled
+from tf_simclr.losses.nt_xent import NTXent, chance_level, nt_xent, untrained_level
 from tf_simclr.losses.spread import alignment, effective_rank, embedding_std, uniformity
 
 # By the names of --loss.

@@ -1,4 +1,4 @@
-"""NT-Xent as the paper writes it, and decoupled: pure functions of embeddings, and Keras losses."""
+"""NT-Xent as the paper writes it: a pure function of embeddings, and a Keras loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.distribute import num_replicas
 from tf_simclr.errors import UserError
 from tf_simclr.losses.contrast import Contrast, ContrastiveLoss
 from tf_simclr.losses.negatives import log_sum_of_negatives
@@ -57,27 +56,6 @@ def nt_xent(
     return Contrast(tf.reduce_mean(tf.nn.softplus(log_negatives - positive)), rank)
 
 
-def decoupled(
-    z_a: tf.Tensor, z_b: tf.Tensor, temperature: float = 0.1, *, ranks: bool = True
-) -> Contrast:
-    """The decoupled contrastive loss: NT-Xent without the positive in the sum of its softmax.
-
-        l(i, j) = -s(i, j) / T + log sum over the views k of other images of exp(s(i, k) / T)
-
-    (Yeh et al., arXiv:2110.06848, eq. 6). Where NT-Xent's gradient fades as the positive comes to
-    dominate the sum, this one's does not, which helps small batches. It can be negative.
-
-    Arguments, result and replicas: as for `nt_xent`.
-
-    Raises:
-      UserError: as `nt_xent`; or the global batch is a single image, which has no negatives.
-    """
-    if tf.convert_to_tensor(z_a).shape[0] == 1 and num_replicas() == 1:
-        raise UserError("the decoupled loss needs at least 2 images in a batch; received 1.")
-    positive, log_negatives, rank = logits(z_a, z_b, temperature, ranks=ranks)
-    return Contrast(tf.reduce_mean(log_negatives - positive), rank)
-
-
 def logits(
     z_a: tf.Tensor, z_b: tf.Tensor, temperature: float, *, ranks: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
@@ -88,8 +66,8 @@ def logits(
 
     Returns:
       (s(i, j) / T of the positive j, [2n]; log of the sum of exp(s(i, k) / T) over the views k of
-      other images, of all replicas, [2n]; ranks as those of `nt_xent`, which come in another order:
-      first views before second).
+      other images, of all replicas, [2n]; the ranks that `nt_xent` returns). In the first two, the
+      views of an image are neighbours; the ranks have all first views before all second views.
 
     Raises:
       UserError: temperature is not positive, or the shapes differ.
@@ -109,8 +87,8 @@ def logits(
     return positive, log_negatives, rank
 
 
-class _OfTemperature(ContrastiveLoss):
-    """A softmax loss with a temperature; subclasses say which function of the embeddings it is."""
+class SoftmaxLoss(ContrastiveLoss):
+    """A loss made of `logits`. Subclasses set `_function`, which has the arguments of `nt_xent`."""
 
     ranks_positives = True
 
@@ -130,7 +108,7 @@ class _OfTemperature(ContrastiveLoss):
 
 
 @keras.utils.register_keras_serializable(package="tf_simclr")
-class NTXent(_OfTemperature):
+class NTXent(SoftmaxLoss):
     """`nt_xent` as a loss: `NTXent(temperature)(z_a, z_b)` is the paper's L, a scalar.
 
     Outside a replica context, and there with one replica, it is L over the batch; in a replica
@@ -151,29 +129,6 @@ class NTXent(_OfTemperature):
         return {
             "chance_level": chance_level(num_pairs),
             "untrained_level": untrained_level(num_pairs, dim, self.temperature),
-        }
-
-
-@keras.utils.register_keras_serializable(package="tf_simclr")
-class DecoupledContrastiveLoss(_OfTemperature):
-    """`decoupled` as a loss; see `NTXent` for replicas and levels.
-
-    Attributes:
-      temperature: T > 0; 0.1 in the paper.
-    """
-
-    _function = staticmethod(decoupled)
-
-    def __init__(self, temperature: float = 0.1, name: str = "decoupled"):
-        super().__init__(temperature, name)
-
-    def levels(self, num_pairs, dim):
-        if num_pairs < 2:
-            raise UserError("the decoupled loss needs at least 2 images in a batch; received 1.")
-        negatives = 2 * num_pairs - 2
-        return {
-            "chance_level": math.log(negatives),
-            "untrained_level": _log_sum_of_random(negatives, dim, self.temperature),
         }
 
 
@@ -198,10 +153,10 @@ def untrained_level(num_pairs: int, dim: int, temperature: float) -> float:
       dim: D of the embeddings.
       temperature: T > 0.
     """
-    return _log_sum_of_random(2 * num_pairs - 1, dim, temperature)
+    return log_sum_of_random(2 * num_pairs - 1, dim, temperature)
 
 
-def _log_sum_of_random(candidates: int, dim: int, temperature: float) -> float:
+def log_sum_of_random(candidates: int, dim: int, temperature: float) -> float:
     """The mean log of the sum of exp(s / T) over the cosines s of random directions in D."""
     drawn = min(candidates, _MOST_DRAWN)  # The sum over more of them is proportional.
     shape = [_COSINES // drawn, drawn]

@@ -13,7 +13,7 @@ from tf_simclr.workdir import Workdir, results_of_encoder
 def run(config: Config, strategy) -> None:
     """Exports the encoder of --init_from, or of the run in --workdir, to WORKDIR/encoder."""
     del strategy
-    exported.formats_of(config)  # Before the encoder is looked for.
+    options = exported.options_of(config)
     workdir = Workdir(config.workdir)
     workdir.warn_of_pattern()
     # A workdir can hold results of several encoders; the card shows only those of this one.
@@ -21,7 +21,7 @@ def run(config: Config, strategy) -> None:
     directory = export_encoder(
         build.given_encoder(config),
         workdir / "encoder",
-        **exported.options_of(config),
+        **options,
         card=exported.card_of(
             config,
             "ImageNet"
