@@ -11,7 +11,13 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
-from tf_simclr.losses import DecoupledContrastiveLoss, NTXent
+from tf_simclr.losses import (
+    DecoupledContrastiveLoss,
+    MarginTriplet,
+    NTLogistic,
+    NTXent,
+    SupervisedContrastive,
+)
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 from tf_simclr.optim.lamb import LAMB
@@ -37,14 +43,17 @@ CASES = {
     "DecoupledContrastiveLoss": lambda: DecoupledContrastiveLoss(0.3),
     "LAMB": lambda: LAMB(SCHEDULE, weight_decay=0.01),
     "LARS": lambda: LARS(SCHEDULE, weight_decay=0.01, momentum=0.8),
+    "MarginTriplet": lambda: MarginTriplet(0.8),
+    "NTLogistic": lambda: NTLogistic(0.3),
     "NTXent": lambda: NTXent(0.3),
     "ProjectionHead": lambda: ProjectionHead(num_layers=2, out_dim=5),
     "SimCLR": lambda: SimCLR(encoder(), ProjectionHead(2, 5), loss=NTXent(0.3), probe_classes=3),
+    "SupervisedContrastive": lambda: SupervisedContrastive(0.3),
     "WarmupCosine": lambda: WarmupCosine(0.3, 2, 10),
 }
 NOT_SERIALISED = {
     "ContrastiveLoss": "the base class: its subclasses are serialised",
-    "SoftmaxLoss": "likewise",
+    "TemperatureLoss": "likewise",
     "ClassifierTraining": "lives during fine-tuning; what is saved is the classifier in it",
     "_Mean": "made by SimCLR, which saves no metric; see tests/models/test_saving.py",
     "_Sum": "made by SimCLR, which saves no metric; see tests/models/test_saving.py",

@@ -141,10 +141,19 @@ def gather_others(x: tf.Tensor) -> tf.Tensor:
     if context is None or context.num_replicas_in_sync == 1:
         return x[:0]
     replicas, n = context.num_replicas_in_sync, tf.shape(x)[0]
-    everything = context.all_gather(x, axis=0)
+    # A tensor that all replicas share would come back as it is; an identity is each replica's own.
+    everything = context.all_gather(tf.identity(x), axis=0)
     own_first = tf.roll(everything, -context.replica_id_in_sync_group * n, axis=0)
     rows = None if x.shape[0] is None else (replicas - 1) * x.shape[0]
     return tf.ensure_shape(own_first[n:], [rows, *x.shape[1:]])
+
+
+def replica_number() -> int | tf.Tensor:
+    """The place of this replica among all replicas, int32; 0 outside a replica context."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return 0
+    return context.replica_id_in_sync_group
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -11,7 +11,7 @@ def chosen_loss(loss: ContrastiveLoss | None, temperature: float | None) -> Cont
     """Returns `loss`, or NT-Xent with the given temperature (or its default).
 
     Raises:
-      UserError: both are given, or `loss` is not a loss on unlabelled pairs.
+      UserError: both are given, or `loss` is not a `ContrastiveLoss`.
     """
     if loss is None:
         return NTXent() if temperature is None else NTXent(temperature)
@@ -22,6 +22,4 @@ def chosen_loss(loss: ContrastiveLoss | None, temperature: float | None) -> Cont
             f"temperature={temperature!r} is short for loss=NTXent({temperature!r}), but loss is "
             f"given too, {loss.name!r}; give only one of them."
         )
-    if loss.needs_labels:
-        raise UserError(f"loss {loss.name!r} needs labels, which pairs of views do not carry.")
     return loss

@@ -34,13 +34,14 @@ class ContrastiveLoss(keras.losses.Loss):
                 u_a, u_b = (tf.math.l2_normalize(z, axis=1) for z in (z_a, z_b))
                 return tf_simclr.Contrast(tf.reduce_mean(tf.reduce_sum((u_a - u_b) ** 2, axis=1)))
 
-    As any Keras loss it can be called: `loss(z_a, z_b)` is the scalar alone.
+    As any Keras loss it can be called: `loss(z_a, z_b)` is the scalar alone. A loss that needs
+    labels cannot.
 
     Attributes:
       ranks_positives: whether `contrast` returns ranks, from which the model reports
         contrastive_top1 and contrastive_top5.
-      needs_labels: whether the loss cannot do without the labels of the images. `SimCLR` refuses
-        such a loss, because pairs of views carry no labels.
+      needs_labels: whether the loss takes the labels of the images, `contrast(z_a, z_b, labels)`
+        with labels [n] int64. `SimCLR` then trains on pairs with labels only.
     """
 
     ranks_positives = False
@@ -76,20 +77,31 @@ class ContrastiveLoss(keras.losses.Loss):
         return {}
 
     def call(self, y_true, y_pred):
-        return self.contrast(y_true, y_pred).loss
+        return contrast_of(self, y_true, y_pred).loss
 
     def get_config(self):
         return {"name": self.name}
 
 
-def contrast_of(loss: ContrastiveLoss, z_a: tf.Tensor, z_b: tf.Tensor) -> Contrast:
-    """`loss.contrast(z_a, z_b)`, checked; arguments as there.
+def contrast_of(
+    loss: ContrastiveLoss, z_a: tf.Tensor, z_b: tf.Tensor, labels: tf.Tensor | None = None
+) -> Contrast:
+    """`loss.contrast(z_a, z_b)`, with the labels if the loss needs them, checked.
+
+    Args:
+      loss: the loss.
+      z_a, z_b: as for `contrast`.
+      labels: [n] integers, the classes of the images; None for a loss that does not need them.
 
     Raises:
-      UserError: it is not a `Contrast`, or its loss is not a scalar. A vector would train too, but
-        on the sum of its entries.
+      UserError: the loss needs labels and there are none; or the result is not a `Contrast`, or its
+        loss is not a scalar. A vector would train too, but on the sum of its entries.
     """
-    contrast = loss.contrast(z_a, z_b)
+    if loss.needs_labels and labels is None:
+        raise UserError(
+            f"loss {loss.name!r} needs the labels of the images: contrast(z_a, z_b, labels)."
+        )
+    contrast = loss.contrast(z_a, z_b, *([labels] if loss.needs_labels else []))
     if not isinstance(contrast, Contrast):
         raise UserError(
             f"{type(loss).__name__}.contrast must return tf_simclr.Contrast(loss); received "

@@ -6,10 +6,9 @@ import math
 
 import tensorflow as tf
 
-from tf_simclr.distribute import num_replicas
-from tf_simclr.errors import UserError
 from tf_simclr.losses.contrast import Contrast
-from tf_simclr.losses.nt_xent import SoftmaxLoss, log_sum_of_random, logits
+from tf_simclr.losses.nt_xent import TemperatureLoss, log_sum_of_random, logits
+from tf_simclr.losses.pairs import check_negatives, require_negatives
 from tf_simclr.stack import keras
 
 
@@ -28,15 +27,13 @@ def decoupled(
     Raises:
       UserError: as `nt_xent`; or the global batch is a single image, which has no negatives.
     """
-    z_a = tf.convert_to_tensor(z_a)
-    if z_a.shape[0] is not None:
-        _check_negatives(z_a.shape[0] * num_replicas())
+    require_negatives(z_a, "decoupled")
     positive, log_negatives, rank = logits(z_a, z_b, temperature, ranks=ranks)
     return Contrast(tf.reduce_mean(log_negatives - positive), rank)
 
 
 @keras.utils.register_keras_serializable(package="tf_simclr")
-class DecoupledContrastiveLoss(SoftmaxLoss):
+class DecoupledContrastiveLoss(TemperatureLoss):
     """`decoupled` as a loss; see `NTXent` for replicas and levels.
 
     Attributes:
@@ -49,14 +46,9 @@ class DecoupledContrastiveLoss(SoftmaxLoss):
         super().__init__(temperature, name)
 
     def levels(self, num_pairs, dim):
-        _check_negatives(num_pairs)
+        check_negatives(num_pairs, "decoupled")
         negatives = 2 * num_pairs - 2
         return {
             "chance_level": math.log(negatives),
             "untrained_level": log_sum_of_random(negatives, dim, self.temperature),
         }
-
-
-def _check_negatives(num_pairs: int) -> None:
-    if num_pairs < 2:
-        raise UserError("the decoupled loss needs at least 2 images in a batch; received 1.")

@@ -1,61 +1,115 @@
-"""The negatives of NT-Xent: for every view, the sum over the views of all other images.
+"""What losses take from the views of all replicas: sums over the negatives of every view.
 
-The forward pass gathers the embeddings, the backward pass two numbers per row. In between is a
-matrix product, either whole (`dense`) or in tiles (`streaming`).
+The forward pass gathers the embeddings, the backward pass a few numbers per row. In between are
+matrix products, either whole (`dense`) or in tiles (`streaming`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
 from tf_simclr.distribute import gather_others, num_replicas
 from tf_simclr.losses import dense, streaming
+from tf_simclr.losses.terms import Term
 
 _STREAM_FROM = 2**20
 """Entries of the matrix of logits, 512 pairs on one replica (benchmarks/nt_xent.py, untiled)."""
 
 
-def log_sum_of_negatives(
-    u: tf.Tensor, bar: tf.Tensor | None = None, *, largest_logit: float
-) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """log Z_i = log sum_k exp(u_i . u_k) over the views k of other images, of all replicas.
+class Outcome(NamedTuple):
+    """What a `Part` computes for the rows of this replica."""
+
+    result: tf.Tensor
+    """[M] float32, differentiable."""
+    kept: list[tf.Tensor]
+    """[M] float32 each: numbers per row that every replica needs for the gradient."""
+    reaching: tf.Tensor | None = None
+    """[M] int32, how many negatives reach the row's bar; None: not counted."""
+
+
+class Part(Protocol):
+    """A quantity per row that depends on the rows of all replicas, for `over_replicas`."""
+
+    forward: Callable
+    """From (own rows u [M, D], the others' rows [(R - 1) M, D]) to an `Outcome`."""
+    backward: Callable
+    """dL/du [M, D] from (own rows, the others', then for own and for the others' rows [., c]: the
+    numbers `kept` and the upstream gradient). It includes what the others' rows contribute."""
+
+
+def over_replicas(u: tf.Tensor, *parts: Part) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Computes the parts with one exchange between replicas forward, and one back.
 
     Differentiable in u. Other replicas' rows also contribute gradients to this replica's rows. Each
-    replica sends two numbers per row instead of gradients: log Z and its gradient g, from which
-    the others compute them. With s = u_i . u_k,
-
-        dL/du_i = sum_k (g_i exp(s - log Z_i) + g_k exp(s - log Z_k)) u_k.
-
-    A replica receives 4 M D (R - 1) bytes of embeddings a step, of R replicas with M rows each,
-    then 8 M (R - 1). Exchanging gradients would be 4 M D (R - 1) a second time.
+    replica sends the numbers that its parts keep and their upstream gradient, from which the others
+    compute the gradients, instead of gradients. A replica receives 4 M D (R - 1) bytes of
+    embeddings a step, of R replicas with M rows each, then 4 M (R - 1) bytes for each number.
+    Exchanging gradients would be 4 M D (R - 1) a second time.
 
     Args:
       u: [M, D] float32, as many on every replica; the two views of an image in rows 2k and 2k + 1.
-      bar: [M] float32, or None.
-      largest_logit: an upper bound of |u_i . u_k|.
+      parts: what to compute.
 
     Returns:
-      (log Z [M] float32, how many negatives have u_i . u_k >= bar_i, [M] int32, None without
-      `bar`).
+      (the parts' results, [M] float32 each; the counts `reaching` of those that count, [M] int32).
     """
-    form = _form(u.shape[0], largest_logit)
 
     @tf.custom_gradient
     def with_gradient(u):
         others = gather_others(u)
-        log_z, reaching = form.forward(u, others, bar)
+        outcomes = [part.forward(u, others) for part in parts]
+        counts = [outcome.reaching for outcome in outcomes if outcome.reaching is not None]
 
         def gradient(*upstream):
-            mine = tf.stack([log_z, upstream[0]], axis=1)
-            return form.backward(u, others, mine, gather_others(mine))
+            rows = [[*outcome.kept, g] for outcome, g in zip(outcomes, upstream)]
+            mine = tf.stack([number for row in rows for number in row], axis=1)
+            split = [len(row) for row in rows]
+            numbers = (tf.split(x, split, axis=1) for x in (mine, gather_others(mine)))
+            return tf.add_n([p.backward(u, others, *of) for p, *of in zip(parts, *numbers)])
 
-        return (log_z,) if reaching is None else (log_z, reaching), gradient
+        return [*(outcome.result for outcome in outcomes), *counts], gradient
 
-    log_z, *reaching = with_gradient(u)
-    return log_z, reaching[0] if reaching else None
+    everything = with_gradient(u)
+    return everything[: len(parts)], everything[len(parts) :]
 
 
-def _form(rows: int | None, largest_logit: float):
-    """Tiles for large matrices; they need a size known in advance, and exponentials that fit."""
-    fits = rows is not None and largest_logit <= streaming.LARGEST_LOGIT
-    return streaming if fits and rows * rows * num_replicas() >= _STREAM_FROM else dense
+class Sum:
+    """A term summed over the negatives of each row: the views k of other images, of all replicas.
+
+    For example log Z_i = log sum_k exp(u_i . u_k). With s = u_i . u_k and its upstream gradient g,
+
+        dL/du_i = sum_k (g_i exp(s - log Z_i) + g_k exp(s - log Z_k)) u_k,
+
+    for which each replica sends log Z and g of its rows.
+    """
+
+    def __init__(self, term: Term, bar: tf.Tensor | None = None, *, largest_logit: float):
+        """
+        Args:
+          term: what to sum.
+          bar: [M] float32; negatives with u_i . u_k >= bar_i are counted. None: nothing is.
+          largest_logit: an upper bound of |u_i . u_k|.
+        """
+        self._term, self._bar, self._largest_logit = term, bar, largest_logit
+
+    def forward(self, u, others):
+        form = _form(u.shape[0], self._largest_logit, self._term.largest_logit)
+        result, reaching = form.forward(self._term, u, others, self._bar)
+        return Outcome(result, [result], reaching)
+
+    def backward(self, u, others, mine, theirs):
+        form = _form(u.shape[0], self._largest_logit, self._term.largest_logit)
+        return form.backward(self._term, u, others, mine, theirs)
+
+
+def is_large(rows: int | None) -> bool:
+    """Whether a replica's matrix of logits is too large to hold; its size must be static."""
+    return rows is not None and rows * rows * num_replicas() >= _STREAM_FROM
+
+
+def _form(rows: int | None, largest_logit: float, limit: float):
+    """Tiles for large matrices; they need a size known in advance, and values that fit."""
+    return streaming if is_large(rows) and largest_logit <= limit else dense

@@ -7,14 +7,13 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.errors import UserError
 from tf_simclr.losses.contrast import Contrast, ContrastiveLoss
-from tf_simclr.losses.negatives import log_sum_of_negatives
-from tf_simclr.losses.spread import unit
+from tf_simclr.losses.negatives import Sum, over_replicas
+from tf_simclr.losses.pairs import bar_of, check_temperature, random_cosines, rank_of, rows_of
+from tf_simclr.losses.terms import LOG_SUM_EXP
 from tf_simclr.stack import keras
 
-_COSINES, _MOST_DRAWN = 2**20, 4096  # The sample of `untrained_level`: a tenth of a second.
-_TIE = 1e-6  # Cosines that differ by less are equal, as far as float32 can tell.
+_MOST_DRAWN = 4096
 
 
 def nt_xent(
@@ -72,23 +71,15 @@ def logits(
     Raises:
       UserError: temperature is not positive, or the shapes differ.
     """
-    check_temperature(temperature)
-    z_a, z_b = tf.convert_to_tensor(z_a), tf.convert_to_tensor(z_b)
-    if not z_a.shape.is_compatible_with(z_b.shape):
-        raise UserError(f"z_a and z_b must have one shape; received {z_a.shape} and {z_b.shape}.")
-    # Scaled so that products of rows are logits.
-    u_a, u_b = unit(z_a) / math.sqrt(temperature), unit(z_b) / math.sqrt(temperature)
-    positive = tf.repeat(tf.reduce_sum(u_a * u_b, axis=1), 2)
-    bar = tf.stop_gradient(positive) - _TIE / temperature if ranks else None
-    views = tf.reshape(tf.stack([u_a, u_b], axis=1), [-1, z_a.shape[-1]])
-    log_negatives, rank = log_sum_of_negatives(views, bar, largest_logit=1.0 / temperature)
-    if ranks:
-        rank = tf.reshape(tf.transpose(tf.reshape(rank, [-1, 2])), [-1])
-    return positive, log_negatives, rank
+    views, positive = rows_of(z_a, z_b, temperature)
+    bar = bar_of(positive, temperature) if ranks else None
+    sums = Sum(LOG_SUM_EXP, bar, largest_logit=1.0 / temperature)
+    (log_negatives,), counts = over_replicas(views, sums)
+    return positive, log_negatives, rank_of(*counts)
 
 
-class SoftmaxLoss(ContrastiveLoss):
-    """A loss made of `logits`. Subclasses set `_function`, which has the arguments of `nt_xent`."""
+class TemperatureLoss(ContrastiveLoss):
+    """A loss whose setting is a temperature. Subclasses set `_function`, with `nt_xent`'s form."""
 
     ranks_positives = True
 
@@ -108,7 +99,7 @@ class SoftmaxLoss(ContrastiveLoss):
 
 
 @keras.utils.register_keras_serializable(package="tf_simclr")
-class NTXent(SoftmaxLoss):
+class NTXent(TemperatureLoss):
     """`nt_xent` as a loss: `NTXent(temperature)(z_a, z_b)` is the paper's L, a scalar.
 
     Outside a replica context, and there with one replica, it is L over the batch; in a replica
@@ -159,19 +150,8 @@ def untrained_level(num_pairs: int, dim: int, temperature: float) -> float:
 def log_sum_of_random(candidates: int, dim: int, temperature: float) -> float:
     """The mean log of the sum of exp(s / T) over the cosines s of random directions in D."""
     drawn = min(candidates, _MOST_DRAWN)  # The sum over more of them is proportional.
-    shape = [_COSINES // drawn, drawn]
-    rng = np.random.default_rng(0)
-    if dim == 1:
-        cosines = rng.choice([-1.0, 1.0], shape)
-    else:
-        cosines = 2.0 * rng.beta((dim - 1) / 2, (dim - 1) / 2, shape) - 1.0
+    cosines = random_cosines(drawn, dim)
     largest = cosines.max(axis=1, keepdims=True)
     sums = np.exp((cosines - largest) / temperature).sum(axis=1)
     level = np.mean(largest[:, 0] / temperature + np.log(sums))
     return float(level + math.log(candidates / drawn))
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises UserError unless temperature is positive and finite."""
-    if not 0.0 < temperature < math.inf:
-        raise UserError(f"temperature must be positive; received {temperature!r}. Try 0.1 or 0.5.")

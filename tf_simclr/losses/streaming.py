@@ -1,8 +1,8 @@
-"""NT-Xent's negatives in tiles: no matrix of logits, and memory linear in the batch.
+"""Sums over negatives in tiles: no matrix of logits, and memory linear in the batch.
 
-The forward pass sums exponentials tile by tile; the backward pass recomputes the tiles. The
-logits of a replica's own rows are symmetric, so each pair of blocks is computed only once.
-The exponentials are not shifted by their maximum: with logits of at most `LARGEST_LOGIT` they
+The forward pass sums a term's phi (`terms.py`) tile by tile; the backward pass recomputes the
+tiles. The logits of a replica's own rows are symmetric, so each pair of blocks is computed only
+once. Exponentials are not shifted by their maximum: with logits of at most `largest_logit` they
 neither overflow nor vanish, whatever the other logits in their row, so the sums are exact.
 """
 
@@ -12,9 +12,6 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-LARGEST_LOGIT = 50.0
-"""With a million such logits, the sum Z of their exponentials and 1e-6 / Z still fit float32."""
-
 _MOST_ROWS = 520
 """Approximate rows per block: larger is faster, smaller takes less memory."""
 _MOST_ENTRIES = 2**24
@@ -22,21 +19,22 @@ _AT_ONCE = 2
 """Tiles in flight: a thread that waits for one matrix product can work on the other."""
 
 
-def forward(u, others, bar):
-    """(log Z [M], count [M] or None) of this replica's rows; see `log_sum_of_negatives`."""
-    totals = _own_totals(u, bar)
+def forward(term, u, others, bar):
+    """(sum [M], count [M] or None) of this replica's rows; see `negatives.Sum`."""
+    totals = _own_totals(term, u, bar)
     if others.shape[0]:
-        totals += _totals_with(others, u, bar)
+        totals += _totals_with(term, others, u, bar)
     reaching = None if bar is None else tf.cast(totals[:, 1], tf.int32)
-    return tf.math.log(totals[:, 0]), reaching
+    return term.finish(totals[:, 0]), reaching
 
 
-def backward(u, others, mine, theirs):
-    """dL/du [M, D] from (log Z, dL/dlog Z) of this replica's rows [M, 2] and of the others'."""
-    weight = _weight(mine)
-    gradient = _own_gradient(u, weight)
+def backward(term, u, others, mine, theirs):
+    """dL/du [M, D] from (sum, dL/dsum) of this replica's rows [M, 2] and of the others'."""
+    weight = term.weight(*tf.split(mine, 2, axis=1))
+    gradient = _own_gradient(term, u, weight)
     if others.shape[0]:
-        gradient += _gradient_from(others, _weight(theirs), u, weight)
+        their_weight = term.weight(*tf.split(theirs, 2, axis=1))
+        gradient += _gradient_from(term, others, their_weight, u, weight)
     return gradient
 
 
@@ -88,8 +86,8 @@ class _Ring:
         return total[: self.rows]
 
 
-def _own_totals(u, bar):
-    """[M, 1 or 2]: sum of exponentials and, given `bar`, number of logits >= bar, in own rows."""
+def _own_totals(term, u, bar):
+    """[M, 1 or 2]: sum of phi and, given `bar`, number of logits >= bar, in own rows."""
     ring = _Ring(u.shape[0])
     closed, ones = ring.close(u), ring.close(tf.ones([ring.rows, 1]))
     bars = None if bar is None else ring.close(bar[:, tf.newaxis])
@@ -98,8 +96,8 @@ def _own_totals(u, bar):
         rows, ahead = ring.meet(closed, block)
         one, one_ahead = ring.meet(ones, block)
         inside, across = _logits(rows, rows), _logits(rows, ahead)
-        to_own, to_ahead = _sums(across, one, one_ahead)
-        to_own += tf.matmul(_between_images(tf.exp(inside)), one)
+        to_own, to_ahead = _sums(term.of(across), one, one_ahead)
+        to_own += tf.matmul(_between_images(term.of(inside)), one)
         if bars is not None:
             bar, bar_ahead = ring.meet(bars, block)
             own = tf.matmul(_between_images(_reaches(inside, bar)), one)
@@ -112,45 +110,52 @@ def _own_totals(u, bar):
     return ring.add_up(meeting, 1 if bar is None else 2)
 
 
-def _own_gradient(u, weight):
+def _own_gradient(term, u, weight):
     ring = _Ring(u.shape[0])
     closed, weights = ring.close(u), ring.close(weight)
 
     def meeting(block):
         rows, ahead = ring.meet(closed, block)
         row_weight, weight_ahead = ring.meet(weights, block)
-        inside = _between_images(_mutual(_logits(rows, rows), row_weight, row_weight))
-        across = _mutual(_logits(rows, ahead), row_weight, weight_ahead)
+        inside = _between_images(_mutual(term, _logits(rows, rows), row_weight, row_weight))
+        across = _mutual(term, _logits(rows, ahead), row_weight, weight_ahead)
         own = tf.matmul(inside, rows) + tf.matmul(across, ahead)
         return own, tf.matmul(across, rows, transpose_a=True)
 
     return ring.add_up(meeting, u.shape[1])
 
 
-def _totals_with(others, u, bar):
+def _totals_with(term, others, u, bar):
     """As `_own_totals`, but for own rows against the rows of other replicas."""
     one = tf.ones([others.shape[0], 1])
 
     def panel(rows, bar=None):
         logits = _logits(rows, others)
-        totals = [tf.matmul(tf.exp(logits), one)]
+        totals = [tf.matmul(term.of(logits), one)]
         if bar is not None:
             totals.append(tf.matmul(_reaches(logits, bar), one))
         return tf.concat(totals, axis=1)
 
     inputs = [u] if bar is None else [u, bar[:, tf.newaxis]]
-    return _by_panels(panel, inputs, columns=others.shape[0])
+    return by_panels(panel, inputs, columns=others.shape[0])
 
 
-def _gradient_from(others, their_weight, u, weight):
+def _gradient_from(term, others, their_weight, u, weight):
     def panel(rows, row_weight):
-        return tf.matmul(_mutual(_logits(rows, others), row_weight, their_weight), others)
+        mutual = _mutual(term, _logits(rows, others), row_weight, their_weight)
+        return tf.matmul(mutual, others)
 
-    return _by_panels(panel, [u, weight], columns=others.shape[0])
+    return by_panels(panel, [u, weight], columns=others.shape[0])
 
 
-def _by_panels(panel, inputs, columns):
-    """Applies `panel` to some rows of the inputs [M, ...] at a time; concatenates the results."""
+def by_panels(panel, inputs, columns):
+    """Applies `panel` to some rows of the inputs at a time, and concatenates the results.
+
+    Args:
+      panel: a function of some rows of each input, to float32 [rows, any].
+      inputs: tensors [M, ...], M static.
+      columns: width of the largest matrix that a panel makes.
+    """
     rows = inputs[0].shape[0]
     panels = max(1, -(-rows // _MOST_ROWS), rows * columns // _MOST_ENTRIES)
     height = -(-rows // panels)
@@ -185,19 +190,11 @@ def _between_images(block):
     return tf.where(image[:, tf.newaxis] == image[tf.newaxis, :], 0.0, block)
 
 
-def _weight(rows):
-    """g / Z: the weight of a row's exponentials in the gradient, with g = dL/dlog Z."""
-    log_z, upstream = tf.split(rows, 2, axis=1)
-    return upstream * tf.exp(-log_z)
+def _sums(values, row_one, column_one):
+    """Sums of the values over columns and over rows, weighted by `*_one`."""
+    return tf.matmul(values, column_one), tf.matmul(values, row_one, transpose_a=True)
 
 
-def _sums(logits, row_one, column_one):
-    """Sums of the exponentials over columns and over rows, weighted by `*_one`."""
-    exponentials = tf.exp(logits)
-    over_columns = tf.matmul(exponentials, column_one)
-    return over_columns, tf.matmul(exponentials, row_one, transpose_a=True)
-
-
-def _mutual(logits, row_weight, column_weight):
+def _mutual(term, logits, row_weight, column_weight):
     """The weight of each row and column for each other in the gradient."""
-    return tf.exp(logits) * (row_weight + tf.transpose(column_weight))
+    return term.slope(logits) * (row_weight + tf.transpose(column_weight))
