@@ -56,16 +56,16 @@ def dataset_of(data, batch_size=4):
 def test_forms_of_two_views(views, probe):
     labelled = (A, LABELS)
     data = (views, labelled) if probe else views
-    taken, rest = Pairs(SPEC, probe, 1).take(data)
+    taken, rest, labels = Pairs(SPEC, probe, 1).take(data)
     assert [x.shape for x in taken] == [(8, 6, 6, 3)] * 2
-    assert (rest is not None) == probe
+    assert (rest is not None) == probe and labels is None
     if not probe:  # Labels are ignored.
-        assert Pairs(SPEC, False, 1).take((views, LABELS))[1] is None
+        assert Pairs(SPEC, False, 1).take((views, LABELS))[1:] == (None, None)
 
 
 @pytest.mark.parametrize("probe", [False, True])
 def test_the_form_of_keras_cv(probe):
-    views, labelled = Pairs(SPEC, probe, 1).take(KERAS_CV)
+    views, labelled, _ = Pairs(SPEC, probe, 1).take(KERAS_CV)
     np.testing.assert_array_equal(views[0], A)
     np.testing.assert_array_equal(views[1], B)
     assert (labelled is not None) == probe

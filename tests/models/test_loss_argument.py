@@ -117,14 +117,10 @@ def test_temperature_is_short_for_nt_xent():
 def test_other_arguments_are_refused_by_name():
     encoder, head = network()
 
-    class Supervised(Pull):
-        needs_labels = True
-
     for options, message in (
         ({"loss": Pull(), "temperature": 0.5}, "temperature=0.5 is short .* loss is given too"),
         ({"loss": "mse"}, "loss must be a ContrastiveLoss.*; received 'mse'"),
         ({"loss": tf.keras.losses.MeanSquaredError()}, "loss must be a ContrastiveLoss"),
-        ({"loss": Supervised()}, "'Supervised' needs labels"),
     ):
         with pytest.raises(UserError, match=message):
             SimCLR(encoder, head, **options)

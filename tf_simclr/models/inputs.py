@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_simclr.errors import UserError
 
+_LABEL = "label"  # In a batch of `two_view_dataset(labels=True)`.
 _KERAS_CV = ("augmented_images_0", "augmented_images_1")  # As keras-cv's ContrastiveTrainer has.
 
 
@@ -23,37 +24,47 @@ class Pairs:
     labels ignored; with a probe it is `(views, (images, labels))`. The dict of keras-cv's
     ContrastiveTrainer, with "augmented_images_0" and "augmented_images_1", and with "images" and
     "labels" for a probe, is taken as well.
+
+    For a loss that needs labels, views come with the labels [n] of their images: `(views, labels)`,
+    a batch of `two_view_dataset(labels=True)`, or keras-cv's dict with "labels".
     """
 
-    def __init__(self, images: tf.TensorSpec, probe: bool, replicas: int):
+    def __init__(self, images: tf.TensorSpec, probe: bool, replicas: int, labels: bool = False):
         """Describes the batches that a model takes.
 
         Args:
           images: spec of the encoder's input, [None, H, W, C].
           probe: whether a batch must have labelled images.
           replicas: number of replicas that share a batch.
+          labels: whether the views must have labels.
         """
         self._images, self._probe, self._replicas = images, probe, replicas
+        self._labels = labels
 
-    def take(self, data) -> tuple[Any, tuple | None]:
+    def take(self, data) -> tuple[Any, tuple | None, Any]:
         """Splits a replica's batch; `data` may be tensors or specs of them.
 
         Returns:
-          (the views: the pipeline's dict or a tuple of two; (images, labels [m]) or None).
+          (the views: the pipeline's dict or a tuple of two; the probe's (images, labels [m]) or
+          None; the views' labels [n] int64 or, unless they are needed, None).
 
         Raises:
           UserError: `data` has none of these forms, or a shape or dtype does not fit.
         """
-        views, labelled = self._parts(data)
+        views, labelled, labels = self._parts(data)
         if isinstance(views, dict):
             _check_pipeline(views["images"], self._images)
         else:
             _check_images("views", views, self._images)
         if labelled is not None:
             _check_images("labelled images", labelled[:1], self._images)
-            _check_labels(labelled[1])
+            _check_labels("the probe's labels", labelled[1])
             labelled = labelled[0], _int64(labelled[1])
-        return views, labelled
+        if labels is not None:
+            rows = (views["images"] if isinstance(views, dict) else views[0]).shape[:1]
+            _check_labels("the labels of the views", labels, rows)
+            labels = _int64(labels)
+        return views, labelled, labels
 
     def check(self, specs) -> None:
         """Checks global batches of these specs, where None is a size that may change.
@@ -72,7 +83,7 @@ class Pairs:
             return tf.TensorSpec([spec.shape[0] // self._replicas, *spec.shape[1:]], spec.dtype)
 
         self._parts(specs)  # An unknown form is named first.
-        views, _ = self.take(tf.nest.map_structure(share, specs))
+        views, *_ = self.take(tf.nest.map_structure(share, specs))
         rows = (views["images"] if isinstance(views, dict) else views[0]).shape[0]
         if rows is None and self._replicas > 1:
             raise UserError(self._unequal("batches of unknown size"))
@@ -89,32 +100,47 @@ class Pairs:
 
     def floats(self, data) -> list:
         """The images of a batch with a float dtype, which does not fix their range."""
-        views, labelled = self._parts(data)
+        views, labelled, _ = self._parts(data)
         images = [] if isinstance(views, dict) else list(views)
         images += [] if labelled is None else [labelled[0]]
         return [x for x in images if x.dtype.is_floating]
 
     def _parts(self, data):
         data = as_tensors(_unwrapped(data))
-        views, labelled = None, None
+        views, second, labels = None, None, None
         if isinstance(data, dict) and set(_KERAS_CV) <= data.keys():
-            views = _views_in([data[name] for name in _KERAS_CV])
-            labelled = [data[name] for name in ("images", "labels") if name in data]
-        elif isinstance(data, (tuple, list)) and len(data) == 2 and not _is_tensor(data[0]):
-            views, labelled = _views_in(_unwrapped(data[0])), data[1]
+            views, labels = _views_in([data[name] for name in _KERAS_CV]), data.get("labels")
+            second = [data[name] for name in ("images", "labels") if name in data]
+        elif _is_pair(data) and not _is_tensor(data[0]):
+            first, second = _unwrapped(data[0]), data[1]
+            if self._labels and self._probe and _is_pair(first) and not _is_tensor(first[0]):
+                first, labels = _unwrapped(first[0]), first[1]
+            elif self._labels and not self._probe:
+                labels = second
+            views = _views_in(first)
         else:
             views = _views_in(data)
-        if views and not self._probe:
-            return views, None
-        if not views or not _are_two_tensors(labelled):
+        if isinstance(views, dict) and _LABEL in views:
+            labels = views[_LABEL]
+            views = {name: value for name, value in views.items() if name != _LABEL}
+        labels = labels if self._labels and _is_tensor(labels) else None
+        complete = views and (labels is not None or not self._labels)
+        if complete and not self._probe:
+            return views, None, labels
+        if not complete or not _are_two_tensors(second):
             raise UserError(f"SimCLR trains on {self._forms()}; received {_described(data)}.")
-        return views, tuple(labelled)
+        return views, tuple(second), labels
 
     def _forms(self) -> str:
         views = "batches of two_view_dataset or two views (view_a, view_b), each [N, H, W, C]"
+        if self._labels:
+            views = (
+                "batches of two_view_dataset(labels=True) or ((view_a, view_b), labels), with "
+                "views [N, H, W, C] and labels [N], as its loss needs labels"
+            )
         if self._probe:
             return f"(views, (images, labels)) when it has a probe; views are {views}"
-        return f"{views}, alone or as (views, labels)"
+        return views if self._labels else f"{views}, alone or as (views, labels)"
 
     def _unequal(self, found: str) -> str:
         return (
@@ -174,8 +200,12 @@ def _is_tensor(x) -> bool:
     return isinstance(x, (tf.Tensor, tf.TensorSpec))
 
 
+def _is_pair(x) -> bool:
+    return isinstance(x, (tuple, list)) and len(x) == 2
+
+
 def _are_two_tensors(x) -> bool:
-    return isinstance(x, (tuple, list)) and len(x) == 2 and all(map(_is_tensor, x))
+    return _is_pair(x) and all(map(_is_tensor, x))
 
 
 def _unwrapped(data):
@@ -223,10 +253,11 @@ def _check_dtype(what: str, dtype) -> None:
         )
 
 
-def _check_labels(labels) -> None:
-    if labels.shape.rank not in (1, None) or not labels.dtype.is_integer:
+def _check_labels(what: str, labels, rows=None) -> None:
+    wanted = tf.TensorShape([None]) if rows is None else tf.TensorShape(rows)
+    if not labels.shape.is_compatible_with(wanted) or not labels.dtype.is_integer:
         raise UserError(
-            "the probe's labels must be class numbers, integers [N]; received "
+            f"{what} must be class numbers, integers [{wanted[0] or 'N'}]; received "
             f"{_described(labels)}."
         )
 

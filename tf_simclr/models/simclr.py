@@ -29,9 +29,10 @@ class SimCLR(keras.Model):
     """A Simple framework for Contrastive Learning of visual Representations (arXiv:2002.05709).
 
     `fit` takes `two_view_dataset`, or any dataset of (view_a, view_b), each [N, H, W, C] of floats
-    in [0, 1] or of uint8, which is divided by 255; labels after them, ((view_a, view_b), labels),
-    are ignored. With a probe it takes pairs (one of these as above, (images, labels)): the probe is
-    a linear classifier on stop_gradient(h), with its own labelled images and its own optimiser. It
+    in [0, 1] or of uint8, which is divided by 255. Labels after them, ((view_a, view_b), labels),
+    reach a loss that needs labels, which needs `two_view_dataset(labels=True)`; other losses ignore
+    them. With a probe it takes pairs (one of these as above, (images, labels)): the probe is a
+    linear classifier on stop_gradient(h), with its own labelled images and its own optimiser. It
     shows how good the representation is during training and has no effect on the encoder. Batches
     of another form, and float images far outside [0, 1], raise a UserError before the first step
     (`models/inputs.py`).
@@ -106,7 +107,8 @@ class SimCLR(keras.Model):
             self._network = None
         ranks = self.contrastive_loss.ranks_positives
         self._observed = StepMetrics(ranks, bool(probe_classes), finite_only=skip_bad_steps)
-        self._pairs = Pairs(images, bool(probe_classes), num_replicas())
+        needs_labels = self.contrastive_loss.needs_labels
+        self._pairs = Pairs(images, bool(probe_classes), num_replicas(), needs_labels)
         self._images = Images(images)
         # Saving as a SavedModel needs these. Keras sets them in a model's first `__call__`, but
         # training never calls the model.
@@ -176,35 +178,35 @@ class SimCLR(keras.Model):
             return super().predict(x, batch_size, *args, **kwargs)
 
     def train_step(self, data):
-        batch, labelled = self._pairs.take(data)
+        batch, labelled, labels = self._pairs.take(data)
         recompute = self.rematerialize or MicroBatches(batch, self.micro_batch_size).count > 1
         step = self._minimize_recomputing if recompute else self._minimize
         if self._can_skip:
             moving = self.encoder.non_trainable_variables
             moving = moving + self.projection_head.non_trainable_variables
             step = counting_skips(step, self.optimizer, moving, self._observed.skipped)
-        self._observed.update(*step(batch))
+        self._observed.update(*step(batch, labels))
         if labelled is not None:
             self._train_probe(*labelled)
         return {mean.name: mean.result() for mean in self.metrics}
 
-    def _minimize(self, batch):
+    def _minimize(self, batch, labels):
         """The figure in the paper: two views of each image through f and g, then the loss."""
         with tf.GradientTape() as tape:
             h = self.encoder(_views(batch), training=True)
             z_a, z_b = tf.split(self.projection_head(h, training=True), 2)
-            contrast = losses.contrast_of(self.contrastive_loss, z_a, z_b)
+            contrast = losses.contrast_of(self.contrastive_loss, z_a, z_b, labels)
             penalty = penalties([self.encoder, self.projection_head])
             loss = losses.replica_share(contrast.loss + penalty)
         self.optimizer.minimize(loss, self.learned_variables, tape=tape)
         return contrast, z_a, z_b
 
-    def _minimize_recomputing(self, batch):
+    def _minimize_recomputing(self, batch, labels):
         """The same step, keeping few activations: backpropagates to z, then through g and f."""
         z_a, z_b, backward = forward(self._network, batch, _views, self.micro_batch_size)
         with tf.GradientTape() as tape:
             tape.watch([z_a, z_b])
-            contrast = losses.contrast_of(self.contrastive_loss, z_a, z_b)
+            contrast = losses.contrast_of(self.contrastive_loss, z_a, z_b, labels)
             loss = losses.replica_share(contrast.loss)
         upstream = [*tape.gradient(loss, [z_a, z_b]), losses.replica_share(tf.ones([]))]
         if self._can_skip:
@@ -221,7 +223,7 @@ class SimCLR(keras.Model):
         return isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
 
     def test_step(self, data):
-        batch, labelled = self._pairs.take(data)
+        batch, labelled, labels = self._pairs.take(data)
 
         def embed(part):
             h = self.encoder(_views(part), training=False)
@@ -230,7 +232,8 @@ class SimCLR(keras.Model):
 
         parts = MicroBatches(batch, self.micro_batch_size)
         z_a, z_b = parts.map(embed, (tf.float32, tf.float32))
-        self._observed.update(losses.contrast_of(self.contrastive_loss, z_a, z_b), z_a, z_b)
+        contrast = losses.contrast_of(self.contrastive_loss, z_a, z_b, labels)
+        self._observed.update(contrast, z_a, z_b)
         if labelled is not None:
             self._probe_loss(*labelled)
         return {mean.name: mean.result() for mean in self.metrics}
