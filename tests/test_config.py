@@ -43,6 +43,15 @@ def test_defaults_are_valid_and_frozen():
         ({"labels_per_class": "0"}, "received '0'"),
         ({"warmup_epochs": -0.5}, "--warmup_epochs must be at least 0, or -1 for 10 but"),
         ({"warmup_epochs": -2.0}, "--warmup_epochs must be at least -1; received -2.0"),
+        (
+            {"loss": "triplet", "temperature": 0.5},
+            "--loss=triplet takes --margin, and no temperature; received --temperature=0.5. Leave",
+        ),
+        (
+            {"margin": 0.8},
+            "--loss=nt_xent takes --temperature, and no margin; received --margin=0.8. Leave",
+        ),
+        ({"loss": "triplet", "margin": -0.1}, "--margin must be at least 0; received -0.1"),
         ({"knn_k": -1}, "--knn_k must be at least 0; received -1"),
     ],
 )

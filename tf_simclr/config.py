@@ -19,7 +19,14 @@ from tf_simclr.settings import check, group
 IMAGENET = "imagenet"  # As init_from: Keras' ImageNet weights.
 DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
 DEFAULT_EXPORT_FORMATS = "saved_model,keras,h5"
-
+# The values of loss, and the settings that each takes.
+LOSS_SETTINGS = {
+    "nt_xent": ("temperature",),
+    "decoupled": ("temperature",),
+    "nt_logistic": ("temperature",),
+    "triplet": ("margin",),
+    "supervised": ("temperature",),
+}
 
 _run = group("Run", alters_run=False)
 _data = group("Data")
@@ -162,10 +169,13 @@ class Config:
     proj_out_dim: int = _model(128, "Width of the embedding z.", low=1, high=2**16)
     loss: str = _model(
         "nt_xent",
-        "Contrastive loss; decoupled: NT-Xent without the positive in its sum, arXiv:2110.06848.",
-        choices=("nt_xent", "decoupled"),
+        "Contrastive loss. decoupled: NT-Xent without the positive in its sum, arXiv:2110.06848; "
+        "nt_logistic, and triplet with semi-hard negatives: of SimCLR's table 2; supervised: all "
+        "images of a class are positives, arXiv:2004.11362 (needs labels).",
+        choices=tuple(LOSS_SETTINGS),
     )
-    temperature: float = _model(0.1, "Temperature of the loss.", positive=True)
+    temperature: float = _model(0.1, "Temperature of the loss; triplet has none.", positive=True)
+    margin: float = _model(0.4, "Margin of the triplet loss, in cosines.", low=0)
 
     train_batch_size: int = _train(512, "Global batch, in images.", low=2)
     micro_batch_size: int = _train(
@@ -279,6 +289,7 @@ class Config:
                 "given: pass --eval_dataset."
             )
         self._check_mode(MODES[self.mode])
+        self._check_loss()
         if -1 < self.warmup_epochs < 0:
             raise UserError(
                 "--warmup_epochs must be at least 0, or -1 for 10 but at most a tenth of the run; "
@@ -317,6 +328,16 @@ class Config:
             if now != value:
                 shown = f"--{name}={value}" if value != "" else f"no --{name}"
                 raise UserError(f"--mode={self.mode} takes {shown} only; received {now!r}.")
+
+    def _check_loss(self) -> None:
+        taken = LOSS_SETTINGS[self.loss]
+        for name in sorted({name for names in LOSS_SETTINGS.values() for name in names}):
+            value, default = getattr(self, name), FIELDS[name].default
+            if name not in taken and value != default:
+                raise UserError(
+                    f"--loss={self.loss} takes --{' and --'.join(taken)}, and no {name}; received "
+                    f"--{name}={value}. Leave it out, or pass its default, {default}."
+                )
 
     def label_counts(self) -> tuple[int | None, ...]:
         """`labels_per_class` as numbers; None means all."""

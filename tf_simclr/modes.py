@@ -91,7 +91,7 @@ MODES = {
             *_ARCHITECTURE,
             *("color_jitter_strength", "color_jitter_probability", "grayscale_probability"),
             *("use_blur", "blur_probability", "num_proj_layers", "proj_out_dim"),
-            *("loss", "temperature"),
+            *("loss", "temperature", "margin"),
         ),
     ),
     "export": Mode(

@@ -266,6 +266,28 @@ def test_labels_go_with_their_images(images):
             assert labels[match] == name
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_pairs_carry_the_labels_of_their_images(replicas, one_by_one):
+    images = np.tile(np.arange(20, dtype=np.uint8)[:, None, None, None] * 10, [1, 6, 6, 3])
+    source = array_source(images, labels=(np.arange(20) * 7) % 20)
+    if one_by_one:
+        source = source.with_store(OneByOne(images, str))
+    context = tf.distribute.InputContext(1, 0, replicas)
+    options = {"batch_size": 8, "image_size": 6, "start_step": 3, "seed": 2}
+    labelled = two_view_dataset(source, labels=True, input_context=context, **options)
+    plain = two_view_dataset(source, input_context=context, **options)
+    for batch, same in zip(labelled.take(2 * replicas), plain):
+        label = batch.pop("label")
+        assert label.dtype == tf.int64 and label.shape == (8 // replicas,)
+        of_image = batch["images"][:, 0, 0, 0, 0].numpy().astype(int) // 10
+        np.testing.assert_array_equal(label, of_image * 7 % 20)
+        assert batch.keys() == same.keys()
+        np.testing.assert_array_equal(batch["images"], same["images"])
+    with pytest.raises(UserError, match="has no labels, which this needs"):
+        two_view_dataset(array_source(images), labels=True, **options)
+
+
 def test_eval_sees_every_image_once_in_order(images):
     got = np.concatenate(list(eval_dataset(array_source(images), batch_size=16, image_size=12)))
     np.testing.assert_allclose(got, images / 255.0, atol=1e-5)

@@ -7,7 +7,8 @@ import pytest
 
 from tests.data.tfds_sets import COUNT, prepare
 from tf_simclr.data import sources
-from tf_simclr.data.pipeline import require_labels
+from tf_simclr.data.draws import example_indices
+from tf_simclr.data.pipeline import require_labels, two_view_dataset
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError
 
@@ -79,6 +80,14 @@ def test_a_feature_that_is_chosen_is_the_label(data_dir, limit, name, label, cla
     part = source.take(np.arange(5, 9))
     assert part.class_names == tuple(classes) and part.labels[0] == expected(5)
     assert open_source(name, data_dir, label=label).fingerprint == source.fingerprint
+
+
+def test_pairs_carry_the_label_that_is_chosen(data_dir, limit):
+    source = open_source("two", data_dir, label="fine")
+    dataset = two_view_dataset(source, batch_size=8, image_size=4, seed=3, labels=True)
+    for step, batch in enumerate(dataset.take(2)):
+        drawn = example_indices(COUNT, 8, 3, step)
+        np.testing.assert_array_equal(batch["label"], drawn % 4)
 
 
 @pytest.mark.parametrize(

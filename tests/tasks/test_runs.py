@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ from tests.small_runs import SMALL, contents, lines, result, run, write_images
 from tests.toy_loss import Pull
 from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
-from tf_simclr.config import FIELDS
+from tf_simclr.config import FIELDS, LOSS_SETTINGS
 from tf_simclr.errors import UserError
 from tf_simclr.losses import LOSSES
 from tf_simclr.optim.schedules import WarmupCosine
@@ -61,11 +62,55 @@ def test_a_run_may_have_a_loss_without_ranks_and_levels(tmp_path, monkeypatch):
 
 def test_the_loss_is_a_setting(tmp_path, tiny_encoder, no_export):
     assert FIELDS["loss"].metadata["choices"] == tuple(LOSSES)
+    for name, loss in LOSSES.items():  # Each with its settings.
+        assert {*LOSS_SETTINGS[name], "name"} == set(inspect.signature(loss).parameters)
     run(tmp_path, loss="decoupled", train_steps=4)
     last = lines(tmp_path)[-1]
     assert last["chance_level"] == pytest.approx(np.log(62)) and "contrastive_top1" in last
     with pytest.raises(UserError, match="--loss.*decoupled"):
         run(tmp_path, loss="nt_xent", train_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "chance"),
+    [
+        ({"loss": "nt_logistic", "temperature": 0.5}, np.log1p(np.exp(-2)) + np.log1p(np.exp(2))),
+        ({"loss": "triplet", "margin": 0.8}, 0.8),
+        ({"loss": "supervised", "lineareval_while_pretraining": True}, np.log(63)),
+    ],
+    ids=lambda value: value.get("loss", "") if isinstance(value, dict) else "",
+)
+def test_each_loss_trains(tmp_path, tiny_encoder, no_export, settings, chance):
+    run(tmp_path, **settings, train_steps=2)
+    run(tmp_path, **settings, train_steps=4, allow_changes=True)
+    last = lines(tmp_path)[-1]
+    assert last["step"] == 4 and last["chance_level"] == pytest.approx(chance)
+    assert np.isfinite(last["loss"]) and last["untrained_level"] > 0
+    assert ("contrastive_top1" in last) == (settings["loss"] != "supervised")
+    assert ("probe_top1" in last) == (settings["loss"] == "supervised")
+
+
+@pytest.mark.parametrize("mode", ["pretrain", "doctor"])
+def test_a_loss_that_needs_labels_says_so_before_it_starts(tmp_path, mode):
+    write_images(tmp_path / "photos")
+    settings = {"dataset": "folder", "data_dir": str(tmp_path / "photos"), "train_batch_size": 4}
+    with pytest.raises(UserError, match="has no labels, which this needs"):
+        run(tmp_path / "w", mode=mode, loss="supervised", **settings)
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_sub_folders_of_a_folder_are_labels_for_the_loss(tmp_path, tiny_encoder, no_export):
+    for name in ("cats", "dogs"):
+        write_images(tmp_path / "photos" / name)
+    data = {"dataset": "folder", "data_dir": str(tmp_path / "photos"), "train_batch_size": 8}
+    parts = {"micro_batch_size": 4, "eval_split": "train"}
+    run(tmp_path / "w", loss="supervised", train_steps=2, **data, **parts)
+    assert np.isfinite(lines(tmp_path / "w")[-1]["loss"])
+
+
+def test_the_doctor_knows_a_loss_with_labels(tmp_path, tiny_encoder, capsys):
+    run(tmp_path / "w", mode="doctor", loss="supervised")
+    assert "supervised; about " in capsys.readouterr().out
 
 
 def test_the_same_command_again_trains_no_further(pretrained):

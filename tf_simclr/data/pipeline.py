@@ -34,12 +34,13 @@ def two_view_dataset(
     start_step: int = 0,
     input_context: tf.distribute.InputContext | None = None,
     data_service: str | None = None,
+    labels: bool = False,
     **view_options,
 ) -> tf.data.Dataset:
     """Endless batches of two random views of each image.
 
     Args:
-      source: from `open_source` or `array_source`; labels are not needed.
+      source: from `open_source` or `array_source`; labels are needed with `labels` only.
       batch_size: N, the global batch in images.
       image_size: side of the views in pixels.
       seed: any integer; the same seed gives the same batches.
@@ -48,24 +49,32 @@ def two_view_dataset(
         host feeds: elements are then the replicas' shares of the batch, in turn.
       data_service: "grpc://host:port" of the dispatcher of a `tf.data` service. Its workers then
         make the batches: the same ones, each once, in the order in which they are ready.
+      labels: whether batches hold the labels of the images, for losses that need them.
       **view_options: as `ViewOptions`: color_jitter_strength=1.0, blur=True, ...
 
     Returns:
       A dataset of dicts for `finish_views` (and `SimCLR.fit`): "images" uint8 [B, 2, H, W, C] and
-      the entries of `draws.draw_finishing`, each [B, 2]. B is the replica's share of `batch_size`.
+      the entries of `draws.draw_finishing`, each [B, 2]; with `labels` also "label" int64 [B]. B is
+      the replica's share of `batch_size`.
 
     Raises:
       UserError: a batch larger than the set or not divisible by the replicas; an option out of
-        range; a data service's address of another form.
+        range; a data service's address of another form; labels that the source does not have.
     """
     options = ViewOptions(**view_options)
+    if labels:
+        require_labels(source)
     _check(source, batch_size, image_size)
     _check_address(data_service)
     shares = _Shares(source, options, batch_size, seed, start_step, input_context)
     shape = [shares.size, 2, image_size, image_size, source.channels]
+    classes = tf.constant(source.labels, tf.int64) if labels else None
 
     def whole(number, images):
-        return _with_shapes({"images": images, **shares.draw_finishing(number)}, shape)
+        batch = _with_shapes({"images": images, **shares.draw_finishing(number)}, shape)
+        if labels:
+            batch["label"] = tf.gather(classes, shares.indices(number))
+        return batch
 
     if source.image_shape:
         dataset = shares.numbers.map(
@@ -220,10 +229,13 @@ class _Shares:
         """`draws.draw_crops` for one share, and "index", its images."""
         step = number // self._local
         drawn = draw_crops(self._options, self._batch_size, self._seed, step)
-        drawn["index"] = example_indices(
-            self._source.num_examples, self._batch_size, self._seed, step
-        )
-        return self._rows(drawn, number)
+        return {**self._rows(drawn, number), "index": self.indices(number)}
+
+    def indices(self, number) -> tf.Tensor:
+        """The images of one share, int64 [B]."""
+        step = number // self._local
+        index = example_indices(self._source.num_examples, self._batch_size, self._seed, step)
+        return self._rows({"index": index}, number)["index"]
 
     def draw_finishing(self, number) -> dict:
         """`draws.draw_finishing` for one share."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_simclr.checkpoints import load_encoder_from
-from tf_simclr.config import IMAGENET, Config
+from tf_simclr.config import IMAGENET, LOSS_SETTINGS, Config
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import require_labels
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
@@ -277,7 +277,8 @@ def encoder_of(config: Config, channels: int) -> keras.Model:
 
 def loss_of(config: Config) -> ContrastiveLoss:
     """The loss of a pretraining run."""
-    return LOSSES[config.loss](config.temperature)
+    settings = LOSS_SETTINGS[config.loss]
+    return LOSSES[config.loss](**{name: getattr(config, name) for name in settings})
 
 
 def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> SimCLR:

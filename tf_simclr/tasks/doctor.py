@@ -47,7 +47,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     if source.passed_over:
         _say("skipped", source.passed_over)
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
-    if config.lineareval_while_pretraining:
+    if config.lineareval_while_pretraining or build.loss_of(config).needs_labels:
         require_labels(source)
     build.online_splits(config, source.channels)  # Raises the same errors as training would.
     replicas = strategy.num_replicas_in_sync
@@ -107,6 +107,7 @@ class Need:
         per_image = (high - low) // (_TRACED[1] - _TRACED[0])
         width = build.embedding_dim(config, model.encoder)
         z = tf.TensorSpec([config.train_batch_size, width])
+        labels = tf.TensorSpec([config.train_batch_size], tf.int64)
         loss = _with_gradient(model.contrastive_loss)
         variables = variable_paths(tf.train.Checkpoint(model=model)).values()
         return cls(
@@ -115,7 +116,7 @@ class Need:
             fixed=low - _TRACED[0] * per_image,
             per_image=per_image,
             per_stored_image=2 * config.image_size**2 * source.channels,
-            loss=peak_bytes(loss.get_concrete_function(z, z)),
+            loss=peak_bytes(loss.get_concrete_function(z, z, labels)),
             embedding_dim=width,
         )
 
@@ -168,13 +169,13 @@ def _memory(need: Need, config: Config, share: int, free: int | None) -> str:
 
 
 def _with_gradient(loss: ContrastiveLoss):
-    """A function from embeddings z_a, z_b [n, D] to the loss of a step and its gradient."""
+    """A function of z_a, z_b [n, D] and labels [n], to the loss of a step and its gradient."""
 
     @tf.function
-    def compute(z_a, z_b):
+    def compute(z_a, z_b, labels):
         with tf.GradientTape() as tape:
             tape.watch([z_a, z_b])
-            contrast = contrast_of(loss, z_a, z_b)
+            contrast = contrast_of(loss, z_a, z_b, labels)
         return contrast, tape.gradient(contrast.loss, [z_a, z_b])
 
     return compute
@@ -184,9 +185,10 @@ def _batch(config, source, images):
     """The element spec of a batch of `images` images."""
     blank = np.zeros([images, 8, 8, source.channels], np.uint8)
     dataset = two_view_dataset(
-        array_source(blank),
+        array_source(blank, np.zeros(images, np.int64)),
         batch_size=images,
         image_size=config.image_size,
+        labels=build.loss_of(config).needs_labels,
         **build.view_options(config),
     )
     return dataset.element_spec

@@ -30,6 +30,9 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """
     formats = exported.formats_of(config)
     source = build.source_of(config, config.train_split)
+    needs_labels = build.loss_of(config).needs_labels
+    if needs_labels:
+        require_labels(source)
     splits = build.online_splits(config, source.channels)
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
     session = build.session_of(config, strategy, source)
@@ -51,7 +54,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         **exported.options_of(config, source),
         card=exported.card_of(
             config,
-            f"{source.name} ({config.train_split}), {source.num_examples} images, no labels",
+            f"{source.name} ({config.train_split}), {source.num_examples} images, "
+            + ("with labels" if needs_labels else "no labels"),
             f"SimCLR, {plan.total_steps} steps of {config.train_batch_size} images",
         ),
     )
@@ -127,6 +131,7 @@ def _dataset(config: Config, source, context, *, start_step: int) -> tf.data.Dat
         start_step=start_step,
         input_context=context,
         data_service=context and config.data_service,  # Not needed for the batch to show.
+        labels=build.loss_of(config).needs_labels,
         **build.view_options(config),
     )
     if not config.lineareval_while_pretraining:
