@@ -33,8 +33,12 @@ class Outcome(NamedTuple):
 class Part(Protocol):
     """A quantity per row that depends on the rows of all replicas, for `over_replicas`."""
 
+    sent: tf.Tensor | None
+    """[M, c] float32: numbers per row that the other replicas need as well; None: there are none.
+    They travel with the embeddings, as replicas that begin with different exchanges can block."""
     forward: Callable
-    """From (own rows u [M, D], the others' rows [(R - 1) M, D]) to an `Outcome`."""
+    """From (own rows u [M, D], the others' rows [(R - 1) M, D], and their `sent` if it has any) to
+    an `Outcome`."""
     backward: Callable
     """dL/du [M, D] from (own rows, the others', then for own and for the others' rows [., c]: the
     numbers `kept` and the upstream gradient). It includes what the others' rows contribute."""
@@ -59,8 +63,13 @@ def over_replicas(u: tf.Tensor, *parts: Part) -> tuple[list[tf.Tensor], list[tf.
 
     @tf.custom_gradient
     def with_gradient(u):
-        others = gather_others(u)
-        outcomes = [part.forward(u, others) for part in parts]
+        sent = [part.sent for part in parts if part.sent is not None]
+        received = gather_others(tf.concat([u, *sent], axis=1) if sent else u)
+        others, *theirs = tf.split(received, [x.shape[1] for x in (u, *sent)], axis=1)
+        outcomes = [
+            part.forward(u, others, *([] if part.sent is None else [theirs.pop(0)]))
+            for part in parts
+        ]
         counts = [outcome.reaching for outcome in outcomes if outcome.reaching is not None]
 
         def gradient(*upstream):
@@ -85,6 +94,8 @@ class Sum:
 
     for which each replica sends log Z and g of its rows.
     """
+
+    sent = None
 
     def __init__(self, term: Term, bar: tf.Tensor | None = None, *, largest_logit: float):
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_simclr.distribute import gather_others
 from tf_simclr.losses.negatives import Outcome
 
 
@@ -24,11 +23,13 @@ class SameClass:
         Args:
           labels: [M / 2] integers, the class of each image of this replica.
         """
-        self._labels = labels
+        # Four numbers of 16 bits, which float32 holds exactly.
+        halves = tf.bitcast(tf.cast(tf.repeat(labels, 2), tf.int64), tf.uint16)
+        self.sent = tf.cast(halves, tf.float32)
 
-    def forward(self, u, others):
-        labels = tf.concat([self._labels, gather_others(self._labels)], axis=0)
-        self._class = tf.repeat(_numbers(labels), 2)
+    def forward(self, u, others, theirs):
+        halves = tf.cast(tf.concat([self.sent, theirs], axis=0), tf.int32)
+        self._class = _numbers(tf.bitcast(tf.cast(halves, tf.uint16), tf.int64))
         everything, rows = tf.concat([u, others], axis=0), tf.shape(u)[0]
         size = self._of_class(tf.ones_like(everything[:, :1]))[:rows, 0]
         self._share = 1.0 / (size - 1.0)  # Both views of an image are in its class.
@@ -50,7 +51,7 @@ class SameClass:
 
 
 def _numbers(labels):
-    """Numbers classes from 0, below the number of images: [n] int32 from labels [n]."""
+    """Numbers classes from 0, below the number of rows: [n] int32 from labels [n]."""
     order = tf.argsort(labels)
     ordered = tf.gather(labels, order)
     starts = tf.cast(ordered[1:] != ordered[:-1], tf.int32)

@@ -24,6 +24,8 @@ class SemiHard:
     takes no product of all rows at all.
     """
 
+    sent = None
+
     def __init__(self, bar: tf.Tensor):
         """
         Args:

@@ -27,8 +27,8 @@ def supervised(
     (Khosla et al., arXiv:2004.11362, eq. 2, which sums over the views instead). The other view of
     the image is always in P(i). If no label occurs twice, it is NT-Xent.
 
-    Replicas and tiles: as for `nt_xent`. The labels are gathered as well. The sums over P(i) are
-    taken class by class, with memory linear in the batch.
+    Replicas and tiles: as for `nt_xent`. The labels are sent with the embeddings. The sums over
+    P(i) are taken class by class, with memory linear in the batch.
 
     Args:
       z_a: [n, D] embeddings of the first views, any float dtype, not normalised.
