@@ -35,7 +35,7 @@ class Part(Protocol):
 
     sent: tf.Tensor | None
     """[M, c] float32: numbers per row that the other replicas need as well; None: there are none.
-    They travel with the embeddings, as replicas that begin with different exchanges can block."""
+    They travel with the embeddings, in one exchange."""
     forward: Callable
     """From (own rows u [M, D], the others' rows [(R - 1) M, D], and their `sent` if it has any) to
     an `Outcome`."""
