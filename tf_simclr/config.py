@@ -189,6 +189,14 @@ class Config:
     )
     train_epochs: int = _train(100, "Epochs to train.", low=1)
     train_steps: int = _train(0, "Steps to train; 0: --train_epochs decides.", low=0)
+    train_minutes: float = _train(
+        0.0,
+        "Minutes that the whole command may take, export included: pretraining times some steps "
+        "and chooses how many to train, so that it ends after 0.90 to 1.00 of that; recorded as "
+        "--train_steps, which decides where it is not 0. 0: off.",
+        low=0,
+        high=1e7,
+    )
     warmup_epochs: float = _train(
         -1.0, "Epochs of linear warmup; 0: none; -1: 10, but at most a tenth of the run.", low=-1
     )
@@ -352,10 +360,17 @@ class Config:
             counts.append(None if word == "all" else int(word))
         return tuple(counts)
 
+    @property
+    def chooses_steps(self) -> bool:
+        """Whether `train_minutes` decides how many steps to train, and has not decided yet."""
+        return bool(self.train_minutes) and not self.train_steps
+
     def changed_from(self, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Settings that alter the run and differ from `saved`: {name: (saved, now)}."""
         changed = {}
         for field in dataclasses.fields(self):
+            if field.name == "train_steps" and self.chooses_steps:
+                continue  # They are not chosen yet.
             now = getattr(self, field.name)
             before = saved.get(field.name, field.default)  # The run may predate the setting.
             same = may_be_same_place if field.metadata["path"] else operator.eq

@@ -16,7 +16,11 @@ from tf_simclr.recipes import with_recipes
 from tf_simclr.settings import is_path, meaning
 
 # A recorded number of steps is not inherited if the command line gives the epochs.
-_IN_EPOCHS = {"train_steps": "train_epochs", "checkpoint_steps": "checkpoint_epochs"}
+_IN_EPOCHS = {
+    "train_steps": "train_epochs",
+    "train_minutes": "train_epochs",
+    "checkpoint_steps": "checkpoint_epochs",
+}
 _ASKED = ("dataset", "image_size")  # Their defaults may not fit the encoder's images.
 
 _DATA_SETS = (("dataset", "data_dir", "label"), ("eval_dataset", "eval_data_dir", ""))
@@ -114,10 +118,15 @@ def _inherited(flag_values: flags.FlagValues) -> list[str]:
             if any(map(_is_folder, (settings.get(dataset, ""), flag_values[dataset].value))):
                 settings.pop(data_dir, None)  # So does a folder. TFDS sets share one data_dir.
     _refuse_unused(flag_values, settings)
+    in_epochs = _IN_EPOCHS
+    if _is_given(flag_values, "train_minutes"):
+        # The steps that the same time has led to are kept, whatever else is given.
+        same = flag_values.train_minutes == settings.get("train_minutes", 0.0) != 0.0
+        in_epochs = {**_IN_EPOCHS, "train_steps": None if same else "train_minutes"}
     inherited = {
         name: value
         for name, value in settings.items()
-        if not _is_given(flag_values, name) and not _is_given(flag_values, _IN_EPOCHS.get(name))
+        if not _is_given(flag_values, name) and not _is_given(flag_values, in_epochs.get(name))
     }
     # A resumed run restores its encoder from its checkpoints, not from --init_from.
     _check_places({**inherited, "init_from": ""} if resumed else inherited, origin)

@@ -86,6 +86,7 @@ MODES = {
             "eval_data_dir": "",
             "precision": "float32",
             "lineareval_while_pretraining": False,
+            "train_minutes": 0.0,
         },
         unused=(
             *_ARCHITECTURE,

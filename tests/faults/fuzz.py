@@ -147,11 +147,11 @@ def _binary(arguments):
             [*command, "--mode=doctor"],
             env={**os.environ, "PYTHONPATH": ROOT, "PYTHONIOENCODING": "utf-8:strict"},
             capture_output=True,
-            timeout=SECONDS,
+            timeout=4 * SECONDS,  # It trains a few steps.
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, most),
         )
     except subprocess.TimeoutExpired as error:
-        raise Fault(f"the doctor on {arguments} takes more than {SECONDS} s") from error
+        raise Fault(f"the doctor on {arguments} takes more than {4 * SECONDS} s") from error
     told = done.stdout.strip() if done.returncode == 0 else done.stdout + done.stderr
     if b"Traceback" in done.stderr or not told or done.returncode < 0:
         said = done.stderr.decode("utf-8", "replace")[-1500:]

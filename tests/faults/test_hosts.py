@@ -192,3 +192,20 @@ def test_a_host_without_data_is_named(tmp_path):
         assert "worker 1 (127.0.0.1:" in host.said() and "waits for data" in host.said()
     said = hosts[0].said().splitlines()[-1]
     assert "worker 0" in said and "waits for the others; worker 1" in said
+
+
+_CHOOSES = """
+from tf_simclr.tasks import calibration
+calibration.steps_for = lambda *args: {}
+calibration.FEWEST = 1
+"""
+
+
+@pytest.mark.slow
+def test_hosts_that_measure_different_times_train_equally_long(tmp_path):
+    settings = {**_SIX, "train_steps": None, "train_minutes": 3}
+    prelude = tuple(map(_CHOOSES.format, (6, 5)))
+    hosts = start(tmp_path, prelude=prelude, **settings)
+    assert [host.end() for host in hosts] == [0, 0], hosts[0].said() + hosts[1].said()
+    assert [line["step"] for line in metrics(tmp_path / "two")] == [5]
+    assert "--train_steps=5\n" in (tmp_path / "two" / "flags.resolved").read_text()

@@ -19,7 +19,6 @@ from tf_simclr.checkpoints import RunCheckpoints, load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.report import write_report
 from tf_simclr.tasks import build
-from tf_simclr.tasks.pretrain import parts_of
 from tf_simclr.workdir import Workdir
 
 STEPS = 3
@@ -114,7 +113,7 @@ def parts() -> dict:
     build_encoder, build.build_encoder = build.build_encoder, tiny_encoder
     try:
         config = Config(workdir="w", **SMALL)
-        return parts_of(build.simclr_of(config, 1, build.plan_of(config, 1297, 1), 0))
+        return build.parts_of(build.simclr_of(config, 1, build.plan_of(config, 1297, 1), 0))
     finally:
         build.build_encoder = build_encoder
 

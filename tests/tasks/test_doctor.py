@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -14,8 +15,9 @@ from tf_simclr.config import Config
 from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import build, doctor
-from tf_simclr.training import memory
+from tf_simclr.tasks import build, calibration, doctor, duration
+from tf_simclr.training import measuring, memory
+from tf_simclr.training.forecast import Costs
 
 SMALL = {
     "mode": "doctor",
@@ -28,6 +30,16 @@ SMALL = {
     "train_epochs": 3,
     "warmup_epochs": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def step_time(monkeypatch):
+    """Steps are not measured: each takes 1.5 seconds. Returns what the doctor measures with."""
+    measured = calibration.time_of_step
+    monkeypatch.setattr(
+        calibration, "time_of_step", lambda *args, **kwargs: measuring.StepTime(1.5, 0.0)
+    )
+    return measured
 
 
 def report(capsys, **settings):
@@ -54,7 +66,92 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
     assert said["held"] == "0.00 GiB of decoded images"
     assert said["views"] == f"made by {native.state()}"
     assert said["memory"].endswith(": fits")
+    # 13 steps of 1.5 s, and 39.
+    assert said["time"] == "1.5 seconds a step, 20 seconds an epoch, 58 seconds for all 39 steps"
     assert not list(tmp_path.iterdir())
+
+
+def time_line(elapsed=0.0, **settings):
+    """The doctor's line "time"."""
+    config = Config(**{**SMALL, **settings})
+    source = build.source_of(config, "train", keep_bad_images=True)
+    known = config if config.train_steps else dataclasses.replace(config, train_steps=39)
+    plan = build.plan_of(known, source.num_examples, 1)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    return duration.Duration(config, strategy, source, source, None, plan, elapsed).in_words()
+
+
+def test_measures_steps(monkeypatch, step_time, tiny_encoder, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration, "time_of_step", step_time)
+    monkeypatch.setattr(duration, "_MEASURING", 0.0)
+    said = time_line(precision="mixed_bfloat16", lineareval_while_pretraining=True)
+    assert re.fullmatch(r"\S+ seconds? a step, .+ an epoch, .+ for all 39 steps", said)
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    assert not list(tmp_path.iterdir())
+
+
+def test_measures_a_part_of_a_large_batch_first(monkeypatch, tiny_encoder):
+    """A step of 1280 images is expected to take 20 times as long as one of 64."""
+    measured = []
+
+    def time_of_step(config, *args, **kwargs):
+        measured.append(config.train_batch_size)
+        return measuring.StepTime(seconds, 0.0)
+
+    monkeypatch.setattr(calibration, "time_of_step", time_of_step)
+    seconds = 3.0
+    said = time_line(train_batch_size=1280, warmup_epochs=-1.0)
+    assert said.startswith("1 minute a step, from steps of 64 images, 1 minute an epoch")
+    assert measured == [64]
+    seconds = 0.2
+    said = time_line(train_batch_size=1280, warmup_epochs=-1.0)
+    assert said.startswith("0.2 seconds a step, 0.2 seconds an epoch")
+    assert measured == [64, 64, 1280]
+
+
+def test_says_how_many_steps_there_is_time_for(monkeypatch):
+    costs = Costs(step=1.5, start=20.0, end=10.0)
+    monkeypatch.setattr(calibration, "costs_of", lambda *args, **kwargs: costs)
+    # 0.95 * 600 - 14.5 - 30 = 525.5 s.
+    assert time_line(elapsed=14.5, train_minutes=10.0) == (
+        "1.5 seconds a step, 20 seconds an epoch; --train_minutes=10 trains about 350 steps, "
+        "which are 26.9 epochs"
+    )
+    said = time_line(train_minutes=0.5)
+    assert said.startswith("--train_minutes=0.5 is too short: 10 steps take 15 seconds")
+
+
+def test_tries_all_that_a_run_does_and_writes_nothing(monkeypatch, tmp_path, tiny_encoder):
+    monkeypatch.chdir(tmp_path)
+    said = time_line(train_minutes=0.01, export_formats="saved_model")
+    assert said.startswith("--train_minutes=0.01 is too short: 10 steps take 15 seconds")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_ends_the_measuring_only(monkeypatch, tmp_path, step_time, tiny_encoder):
+    monkeypatch.setattr(calibration, "time_of_step", step_time)
+    image = tf.io.encode_png(tf.zeros([10, 12, 3], tf.uint8)).numpy()
+    for index in range(12):
+        (tmp_path / f"{index}.png").write_bytes(image if index else image[:40])
+    folder = {"dataset": "folder", "data_dir": str(tmp_path), "train_batch_size": 12}
+    said = time_line(**folder, use_blur=False)
+    assert said.startswith("not measured: 1 of 12 files cannot be decoded")
+
+
+def test_the_number_of_steps_may_be_unknown(capsys, monkeypatch, tiny_encoder):
+    costs = Costs(step=1.5, start=20.0, end=10.0)
+    monkeypatch.setattr(calibration, "costs_of", lambda *args, **kwargs: costs)
+    said = report(capsys, train_minutes=10.0, warmup_epochs=-1.0)
+    assert said["steps"] == "as many as there is time for, 13 per epoch"
+    assert said["warmup"].startswith("at most a tenth of them, and 135 steps, to a peak")
+    assert "--train_minutes=10 " in said["time"]
+
+
+def test_steps_that_do_not_fit_are_not_measured(capsys, monkeypatch, tiny_encoder):
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 2**20)
+    said = report(capsys)["time"]
+    assert said == "not measured, as a step does not fit into memory"
 
 
 def test_any_loss_will_do(capsys, monkeypatch):

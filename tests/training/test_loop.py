@@ -8,8 +8,10 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import logging
 
 from tests.replicas import mirrored
+from tests.small_runs import run
 from tf_simclr.training import loop
 
 
@@ -24,7 +26,7 @@ def report(losses, skipped, steps_per_call=1, hosts=False):
 
     strategy = mirrored(2)
     with strategy.scope():
-        run_steps = loop._make_run_steps(
+        run_steps = loop.make_run_steps(
             types.SimpleNamespace(train_step=train_step), steps_per_call, jit_compile=False
         )
         data = tf.data.Dataset.from_tensor_slices(np.array([losses, skipped], np.float32).T)
@@ -49,3 +51,14 @@ def test_a_loss_that_is_not_finite_counts_once(value):
 def test_the_running_count_of_the_last_step_is_the_one_reported():
     bad, _, counted, _ = report([2.0] * 6, [0, 0, 1, 1, 2, 2], steps_per_call=3)
     assert (bad, counted) == (0, 2)
+
+
+def test_a_long_run_says_once_how_long_it_will_take(tmp_path, tiny_encoder, no_export, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "info", lambda message, *args: said.append(message % args))
+    run(tmp_path / "short")
+    assert not [line for line in said if "left" in line]
+    monkeypatch.setattr(loop, "_LONG", 0.0)
+    run(tmp_path / "long")
+    (line,) = [line for line in said if "left" in line]
+    assert line.startswith("About ") and "left, until " in line

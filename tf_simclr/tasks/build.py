@@ -12,7 +12,7 @@ from absl import logging
 from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import IMAGENET, LOSS_SETTINGS, Config
 from tf_simclr.data.bad_images import listed
-from tf_simclr.data.pipeline import require_labels
+from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
 from tf_simclr.errors import UserError
 from tf_simclr.evaluation.evaluators import KNN
@@ -22,6 +22,7 @@ from tf_simclr.losses import LOSSES, ContrastiveLoss
 from tf_simclr.models.encoders import build_encoder, imagenet_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
+from tf_simclr.models.skipping import saved_form
 from tf_simclr.optim.factory import build_optimizer
 from tf_simclr.stack import keras
 from tf_simclr.training import Plan, Session, make_plan
@@ -302,6 +303,29 @@ def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> 
     return model
 
 
+def require_labels_to_train(config: Config, source) -> None:
+    """Raises UserError if the loss or the online probe needs labels and there are none."""
+    if config.lineareval_while_pretraining or loss_of(config).needs_labels:
+        require_labels(source)
+
+
+def probe_classes(config: Config, source) -> int:
+    """Number of classes of the online probe; 0: no probe."""
+    return len(source.class_names) if config.lineareval_while_pretraining else 0
+
+
+def parts_of(model) -> dict:
+    """The contents of a SimCLR checkpoint, the same with and without `skip_bad_steps`."""
+    parts = {
+        "encoder": model.encoder,
+        "projection_head": model.projection_head,
+        "optimizer": saved_form(model.optimizer),
+    }
+    if model.probe is not None:
+        parts.update(probe=model.probe, probe_optimizer=model.probe_optimizer)
+    return parts
+
+
 def embedding_dim(config: Config, encoder: keras.Model) -> int:
     """D of the embeddings z or, without a projection head, of the representation h."""
     return config.proj_out_dim if config.num_proj_layers else int(encoder.output_shape[-1])
@@ -329,3 +353,30 @@ def view_options(config: Config) -> dict:
         "flip_probability": config.flip_probability,
         "crop_area": (config.crop_area_min, 1.0),
     }
+
+
+def two_view_batches(config: Config, source, context, *, start_step: int = 0) -> tf.data.Dataset:
+    """Batches of two views from `start_step` on, each with a labelled batch if there is a probe."""
+    views = two_view_dataset(
+        source,
+        batch_size=config.train_batch_size,
+        image_size=config.image_size,
+        seed=config.seed,
+        start_step=start_step,
+        input_context=context,
+        data_service=context and config.data_service,  # Not needed for the batch to show.
+        labels=loss_of(config).needs_labels,
+        **view_options(config),
+    )
+    if not config.lineareval_while_pretraining:
+        return views
+    labelled = labelled_dataset(
+        source,
+        batch_size=config.train_batch_size,
+        image_size=config.image_size,
+        seed=config.seed + 1,
+        start_step=start_step,
+        random_crop=False,
+        input_context=context,
+    )
+    return tf.data.Dataset.zip((views, labelled))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -14,13 +15,15 @@ from tf_simclr.data.bad_images import find_bad_images, listed
 from tf_simclr.data.decoding import MAX_PIXELS, decode
 from tf_simclr.data.headers import image_facts
 from tf_simclr.data.image_source import Source
-from tf_simclr.data.pipeline import require_labels, two_view_dataset
+from tf_simclr.data.pipeline import two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.errors import printable
 from tf_simclr.losses import ContrastiveLoss, contrast_of
 from tf_simclr.stack import keras
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, calibration
+from tf_simclr.tasks.duration import Duration
 from tf_simclr.training.memory import available_bytes, peak_bytes
+from tf_simclr.training.stopping import age
 
 _SIZES_READ = 1000
 _TRACED = (64, 128)  # Batches of the traced steps: memory is linear in the number of images.
@@ -37,7 +40,10 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     Raises:
       UserError: the settings or the data are invalid.
     """
+    elapsed = age()
+    listing = time.monotonic()
     source = build.source_of(config, config.train_split, keep_bad_images=True)
+    elapsed += time.monotonic() - listing
     _say("images", f"{source.num_examples} in {source.name} ({config.train_split})")
     _say("classes", _classes(source))
     facts = _facts(source)
@@ -46,25 +52,37 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("bad files", _bad(source))
     if source.passed_over:
         _say("skipped", source.passed_over)
-    plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
-    if config.lineareval_while_pretraining or build.loss_of(config).needs_labels:
-        require_labels(source)
-    build.online_splits(config, source.channels)  # Raises the same errors as training would.
     replicas = strategy.num_replicas_in_sync
+    if config.chooses_steps:
+        plan = calibration.open_plan(config, source, replicas)
+    else:
+        plan = build.plan_of(config, source.num_examples, replicas)
+    build.require_labels_to_train(config, source)
+    splits = build.online_splits(config, source.channels)  # Raises what training would raise.
     share = config.train_batch_size // replicas
     _say("batch", f"{config.train_batch_size} on {replicas} replica(s), {share} each")
-    _say("steps", f"{plan.total_steps}, {plan.steps_per_epoch} per epoch")
+    unknown = config.chooses_steps  # The last line says how many there are.
+    total = "as many as there is time for" if unknown else plan.total_steps
+    _say("steps", f"{total}, {plan.steps_per_epoch} per epoch")
+    most = "at most a tenth of them, and " if unknown and config.warmup_epochs < 0 else ""
     peak = f"to a peak learning rate of {plan.peak_learning_rate:g}"
-    _say("warmup", f"{plan.warmup_steps} steps, {peak}")
+    _say("warmup", f"{most}{plan.warmup_steps} steps, {peak}")
     need = Need.of(config, source, plan)
     _say("loss", _loss(build.loss_of(config), config.train_batch_size, need.embedding_dim))
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = source.take(np.setdiff1d(np.arange(source.num_examples), source.store.unreadable))
-    source = build.for_training(config, source)  # Takes memory, which is then no longer free.
-    _say("held", _held(source, config))
+    holding = time.monotonic()
+    held = build.for_training(config, source)  # Takes memory, which is then no longer free.
+    elapsed += time.monotonic() - holding
+    _say("held", _held(held, config))
     _say("views", f"made by {native.state()}")
     free = available_bytes()
     _say("memory", _memory(need, config, share, free))
+    if free is None or need.bytes(share, config.micro_batch_size or share) <= _SHARE * free:
+        measured = Duration(config, strategy, source, held, splits, plan, elapsed)
+        _say("time", measured.in_words())
+    else:
+        _say("time", "not measured, as a step does not fit into memory")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,10 +21,12 @@ from tqdm import tqdm
 from tf_simclr.distribute import on_replicas, several_hosts
 from tf_simclr.errors import Stopped, UserError
 from tf_simclr.stack import keras
+from tf_simclr.training.forecast import clock_after, in_words
 from tf_simclr.training.hosts import Watch
 from tf_simclr.training.plan import Plan, is_due
 from tf_simclr.training.stopping import StopRequest
 
+_LONG = 300.0  # Seconds left above which the log says how long.
 _WAITING_TOO_LONG = 0.10  # Share of the time above which the log gives advice.
 
 
@@ -79,7 +81,7 @@ def train(
       UserError: the loss became NaN or infinite; nothing has been saved since then.
       Stopped: SIGTERM, SIGINT or the end of `max_minutes`, on any host; everything is saved.
     """
-    run_steps = _make_run_steps(model, steps_per_call, jit_compile)
+    run_steps = make_run_steps(model, steps_per_call, jit_compile)
     iterator = iter(dataset)
     interval = _Interval(checkpoints, skip_bad_steps)
     metrics: dict[str, float] = {}
@@ -102,7 +104,7 @@ def train(
             settle = logging_due or saving_due or evaluation_due
             interval.add(outcome, step, count, settle=settle)
             if logging_due or evaluation_due:
-                metrics = _metrics(model, step) | interval.rates(batch_size)
+                metrics = metrics_of(model, step) | interval.rates(batch_size)
                 if evaluation_due:
                     metrics |= _evaluated(evaluate, interval, bar)
                 log(metrics)
@@ -116,6 +118,10 @@ def train(
                         "keep the images on a local disk, or reduce large ones by --cache_side.",
                         100 * metrics["data_wait"],
                     )
+                if interval.number == 2 and step < plan.total_steps:  # The first one compiled.
+                    left = (plan.total_steps - step) * interval.seconds_per_step()
+                    if left > _LONG:
+                        logging.info("About %s left, until %s.", in_words(left), clock_after(left))
                 model.reset_metrics()
                 interval.begin()
             stopping = step < plan.total_steps and interval.asked_to_stop(stop)
@@ -140,7 +146,7 @@ def _evaluated(evaluate, interval: _Interval, bar: tqdm) -> dict[str, float]:
     return {**numbers, "eval_seconds": seconds()}
 
 
-def _make_run_steps(model, steps_per_call, jit_compile):
+def make_run_steps(model, steps_per_call, jit_compile):
     """Builds the device's program, which runs `count` steps and measures their wait for data.
 
     It returns [bad, stops, skipped, waited], float64:
@@ -258,6 +264,9 @@ class _Interval:
             return self._stops > 0
         return stop.reason is not None
 
+    def seconds_per_step(self) -> float:
+        return (time.monotonic() - self._began) / self._steps
+
     def rates(self, batch_size: int) -> dict[str, float]:
         seconds = time.monotonic() - self._began
         rates = {"images_per_second": self._steps * batch_size / seconds}
@@ -282,7 +291,7 @@ def _steps_until_due(step: int, plan: Plan, most: int) -> int:
     return min(most, plan.total_steps - step, *due)
 
 
-def _metrics(model, step) -> dict[str, float]:
+def metrics_of(model, step) -> dict[str, float]:
     metrics = {m.name: float(m.result()) for m in model.metrics}
     optimizer = model.optimizer
     rate = optimizer.learning_rate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,9 @@ from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.features import Computer, even_size
 from tf_simclr.models.batch_norm import plain_copy, plain_form
 from tf_simclr.stack import keras
+
+_BATCHES = 8  # Whose time is measured, unless they are slow.
+_SLOW = 2.0  # Seconds.
 
 
 class OnlineEvaluation:
@@ -61,13 +65,14 @@ class OnlineEvaluation:
             self._weights = list(zip(self._copy.weights, encoder.weights))
         size = even_size(max(source.num_examples for source, _ in splits), batch_size)
         self._computer = Computer(self._copy, size, strategy)
-        self._splits = []
+        self._splits, self._read = [], []
         for source, labelled in splits:
-            images = eval_dataset(source, batch_size=size, image_size=image_size)
+            read = images = eval_dataset(source, batch_size=size, image_size=image_size)
             bytes_taken = 4 * source.num_examples * image_size**2 * source.channels
             if bytes_taken <= most_bytes:
                 images = images.cache()
             self._splits.append((source, images, labelled))
+            self._read.append((read, images is not read, -(-source.num_examples // size)))
 
     def __call__(self) -> dict[str, float]:
         """Evaluates the current encoder.
@@ -90,6 +95,38 @@ class OnlineEvaluation:
             logging.warning("Not evaluated: the encoder gives features that are not finite.")
             return {}
         return scalars(self._evaluator, self._evaluator.evaluate(train, test))
+
+    def expected_seconds(self) -> tuple[float, float]:
+        """Seconds that the first call will take, and each later one, estimated from a few batches.
+
+        Raises:
+          UserError: an image cannot be read.
+        """
+        first = later = 0.0
+        random = np.random.default_rng(0)
+        labelled = []
+        for (source, _, labels), (read, kept, count) in zip(self._splits, self._read):
+            with self._strategy.scope(), naming_bad_images(source):
+                batch = next(iter(read))
+                tracing, h = self._timed([batch])
+                once, _ = self._timed([batch])
+                some = 1 if once > _SLOW else min(_BATCHES, count)
+                each, _ = self._timed(read.take(some))
+                again, _ = self._timed([batch] * some) if kept else (each, h)
+            first += max(tracing - once, 0.0) + each / some * count
+            later += again / some * count
+            h = random.standard_normal([source.num_examples, h[0].shape[1]], np.float32)
+            labelled.append(labels.with_features(h))
+        began = time.monotonic()
+        self._evaluator.evaluate(*labelled)
+        evaluating = time.monotonic() - began
+        return first + evaluating, later + evaluating
+
+    def _timed(self, batches) -> tuple[float, list[np.ndarray]]:
+        """(seconds, h of each batch)."""
+        began = time.monotonic()
+        h = list(self._computer(batches))
+        return time.monotonic() - began, h
 
     def _features(self, source, images) -> np.ndarray:
         with naming_bad_images(source):

@@ -162,10 +162,7 @@ class Session:
 
         def log(metrics):
             metrics.update(levels)
-            self.workdir.log_metrics(metrics)
-            with writer.as_default(step=metrics["step"]):
-                for name, value in metrics.items():
-                    tf.summary.scalar(name, value)
+            self.workdir.write_metrics(metrics, writer)
             if ends_interval(metrics):
                 guard.check(metrics)
 

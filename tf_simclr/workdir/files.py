@@ -25,7 +25,7 @@ gfile = tf.io.gfile
 
 # TensorFlow reads a path with these as a pattern that does not match itself.
 _PATTERN = frozenset("[\\")
-_DURATION = ("train_epochs", "train_steps", "warmup_epochs")
+_DURATION = ("train_epochs", "train_steps", "train_minutes", "warmup_epochs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +135,13 @@ class Workdir:
         """Appends a line to metrics.jsonl."""
         if self.writes:
             storage.append(self / "metrics.jsonl", json.dumps(metrics))
+
+    def write_metrics(self, metrics: dict[str, Any], writer: tf.summary.SummaryWriter) -> None:
+        """Appends a line to metrics.jsonl, and gives its numbers to TensorBoard's writer."""
+        self.log_metrics(metrics)
+        with writer.as_default(step=metrics["step"]):
+            for name, value in metrics.items():
+                tf.summary.scalar(name, value)
 
     def keep_result(self, mode: str, numbers: dict[str, Any]) -> None:
         """Writes the latest results of a mode; those of other modes stay."""
