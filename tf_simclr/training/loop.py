@@ -165,8 +165,10 @@ def make_run_steps(model, steps_per_call, jit_compile):
             batch = next(iterator)
         with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
             waited = now() - asked
-            waiting.assign(False)
-        logs = run(args=(batch,))
+            arrived = waiting.assign(False)
+        # On a single core a thread could otherwise read the time after the work of the step.
+        with tf.control_dependencies([waited, arrived]):
+            logs = run(args=(batch,))
         # Keras' metrics are already combined over the replicas of all hosts. Under XLA each local
         # replica returns its own, equal copy. All copies are read: a replica whose copy is unused
         # could skip the collective that the others wait in.
