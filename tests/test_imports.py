@@ -41,6 +41,8 @@ MAY_IMPORT = {
     "checkpoints": {"models"},
     "export": {"models", "augment", "checkpoints", "storage"},
     "features": {"data", "models", "storage"},
+    "embeddings": {"features", "data", "models", "storage"},
+    "search": {"embeddings", "features", "data", "report", "storage"},
     "workdir": {"checkpoints", "storage"},
     "report": {"workdir", "storage"},
     "training": {
@@ -50,6 +52,7 @@ MAY_IMPORT = {
     "tasks": {
         *("config", "flagfile", "modes"),
         *("training", "workdir", "features", "checkpoints", "export", "report"),
+        *("embeddings", "search"),
         *("data", "models", "augment", "losses", "optim", "evaluation"),
         *("native", "distribute", "storage"),
     },

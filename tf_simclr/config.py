@@ -35,6 +35,7 @@ _model = group("Model")
 _train = group("Training")
 _machine = group("Machine", alters_run=False, once=True)
 _evaluate = group("Evaluation", alters_run=False)
+_table = group("Embeddings and search", alters_run=False, once=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Config:
     )
     init_from: str = _run(
         "",
-        "Encoder to start from or to evaluate: a workdir, a checkpoint, an exported encoder or a "
-        ".keras file; or imagenet: Keras' ImageNet weights of --encoder. Empty: --workdir's own.",
+        "Encoder to start from or to evaluate: a workdir, a checkpoint, an exported encoder, a "
+        ".keras or .h5 file; or imagenet: Keras' ImageNet weights of --encoder. Empty: "
+        "--workdir's own.",
         path=True,
         names=(IMAGENET,),
     )
@@ -286,6 +288,38 @@ class Config:
     l2_sweep: int = _evaluate(45, "linear_eval: regularisation values tried.", low=1)
     baselines: bool = _evaluate(True, "Also evaluate raw pixels and a random encoder.")
 
+    table: str = _table(
+        "",
+        "Folder of the table of embeddings: embed writes it, of the images of --train_split, search "
+        "reads it. Empty: WORKDIR/embeddings.",
+        path=True,
+    )
+    table_format: str = _table(
+        "parquet",
+        "Files of the table: Parquet, or .npy with a CSV of paths.",
+        choices=("parquet", "npy"),
+    )
+    shard: str = _table(
+        "1/1",
+        "Which of several machines this is, i/n from 1/n to n/n: it computes each n-th part of the "
+        "table. With one disk for all, the last one done puts the table in place.",
+    )
+    query: str = _table(
+        "", "What to search for: a path in the table, or an image or a folder of images."
+    )
+    neighbors: int = _table(10, "How many images to find for each query.", low=1, high=1000)
+    search_backend: str = _table(
+        "auto",
+        "How to search: exact; or approximate, with faiss (pip install 'tf_simclr[search]'). auto: "
+        "exact for up to a million vectors, and where there is no faiss.",
+        choices=("auto", "exact", "faiss"),
+    )
+    search_dir: str = _table(
+        "",
+        "Folder for nearest.json, nearest.html and the index of faiss. Empty: TABLE.search.",
+        path=True,
+    )
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
@@ -311,6 +345,7 @@ class Config:
                 "nothing with --cache=off or --data_service: pass --cache_side=0."
             )
         self.label_counts()
+        self.shard_of()
 
     def _resolve_folder(self, dataset: str, data_dir: str) -> None:
         """Replaces a path given as data set by "folder", with the path as data directory."""
@@ -331,6 +366,10 @@ class Config:
         for name, what in mode.requires.items():
             if not getattr(self, name):
                 raise UserError(f"--mode={self.mode} needs --{name}, {what}.")
+        for names, what in mode.requires_one_of.items():
+            if not any(getattr(self, name) for name in names):
+                flags = " or ".join(f"--{name}" for name in names)
+                raise UserError(f"--mode={self.mode} needs {flags}, {what}.")
         for name, value in mode.only.items():
             now = getattr(self, name)
             if now != value:
@@ -364,6 +403,18 @@ class Config:
     def chooses_steps(self) -> bool:
         """Whether `train_minutes` decides how many steps to train, and has not decided yet."""
         return bool(self.train_minutes) and not self.train_steps
+
+    def shard_of(self) -> tuple[int, int]:
+        """`shard` as numbers, (i, n) with 1 <= i <= n."""
+        words = self.shard.split("/")
+        if len(words) == 2 and all(word.isdecimal() and len(word) < 7 for word in words):
+            number, count = map(int, words)
+            if 1 <= number <= count:
+                return number, count
+        raise UserError(
+            "--shard is i/n, the number of this machine from 1 to n and the number of machines, "
+            f"such as 1/4 to 4/4; received {self.shard!r}."
+        )
 
     def changed_from(self, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Settings that alter the run and differ from `saved`: {name: (saved, now)}."""

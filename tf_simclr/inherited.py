@@ -42,7 +42,7 @@ def settings_of_encoder(path: str) -> dict[str, Any]:
     """
     path = path.rstrip("/") or path
     folder = os.path.dirname(path)
-    if path.endswith(".keras"):
+    if path.endswith((".keras", ".h5")):
         return _of_export(folder)
     return (
         settings_of_run(path)

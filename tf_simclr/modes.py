@@ -17,6 +17,7 @@ class Mode:
       trains: whether it trains, on every host. The other modes run on the first host only.
       locks: whether it locks the workdir against other runs.
       requires: settings that must be given, {name: meaning}.
+      requires_one_of: {names of settings, of which one must be given: meaning}.
       resumes: the mode whose run in --workdir it continues, with that run's settings unless the
         command line gives others. "": none.
       inherits: groups of settings that it inherits from the run or the encoder that it starts
@@ -30,6 +31,7 @@ class Mode:
     trains: bool = False
     locks: bool = False
     requires: dict[str, str] = dataclasses.field(default_factory=lambda: _WORKDIR)
+    requires_one_of: dict[tuple[str, ...], str] = dataclasses.field(default_factory=dict)
     resumes: str = ""
     inherits: tuple[str, ...] = ()
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -37,6 +39,7 @@ class Mode:
     unused: tuple[str, ...] = ()
 
 
+_TABLE = {("table", "workdir"): "where the table of embeddings is, or the run that it belongs to"}
 _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
 _NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # During training.
 
@@ -101,6 +104,22 @@ MODES = {
         inherits=_ALL_BUT_RUN,
         only=_NO_EVALUATION,
         unused=_ARCHITECTURE,
+    ),
+    "embed": Mode(
+        "Write the vector of every image to a table, Parquet or .npy.",
+        requires={},
+        requires_one_of={
+            ("init_from", "workdir"): "the encoder, or the run that it is in",
+            **_TABLE,
+        },
+        inherits=_ALL_BUT_RUN,
+        only=_NO_EVALUATION,
+        unused=_ARCHITECTURE,
+    ),
+    "search": Mode(
+        "Find the nearest images in such a table, as text, JSON and HTML.",
+        requires={"query": "an image, a folder of images, or a path in the table"},
+        requires_one_of=_TABLE,
     ),
     "doctor": Mode(
         "Report what --mode=pretrain would find and need; trains nothing.",

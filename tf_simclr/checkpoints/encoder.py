@@ -1,4 +1,4 @@
-"""Loads an encoder from a workdir, a checkpoint, an export or a .keras file."""
+"""Loads an encoder from a workdir, a checkpoint, an export, a .keras or an .h5 file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import tensorflow as tf
 
 from tf_simclr.checkpoints.files import MANIFEST
-from tf_simclr.checkpoints.keras_files import from_config, load_keras
+from tf_simclr.checkpoints.keras_files import from_config, load_h5, load_keras
 from tf_simclr.checkpoints.restoring import newest_whole, parts_in, restore
 from tf_simclr.errors import UserError
 from tf_simclr.models.batch_norm import plain_copy
@@ -16,13 +16,15 @@ from tf_simclr.stack import keras
 
 gfile = tf.io.gfile
 
+_LOADERS = {".keras": load_keras, ".h5": load_h5}  # By the ending of the file.
+
 
 def load_encoder_from(path) -> keras.Model:
-    """Loads an encoder from a workdir, a checkpoint, an export or a .keras file.
+    """Loads an encoder from a workdir, a checkpoint, an export, a .keras or an .h5 file.
 
     Args:
       path: a workdir (its newest checkpoint, else its export), a checkpoints folder, a checkpoint,
-        an exported encoder's folder, or a .keras file.
+        an exported encoder's folder, a .keras file, or an .h5 file that Keras 2 wrote.
 
     Returns:
       The encoder: float32, plain batch normalisation, every layer trainable.
@@ -73,12 +75,12 @@ def _find_encoder(path: str) -> keras.Model:
         step, encoder = newest_whole(directory, _from_checkpoint)
         if step is not None:
             return encoder
-    files = [path] if path.endswith(".keras") else []
+    files = [path] if path.endswith(tuple(_LOADERS)) else []
     files += [os.path.join(path, name) for name in ("encoder.keras", "encoder/encoder.keras")]
     for file in files:
         if gfile.exists(file) and not gfile.isdir(file):
             try:
-                return load_keras(file)
+                return _LOADERS[os.path.splitext(file)[1]](file)
             except Exception as error:  # A broken file can fail in any way.
                 raise UserError(f"{file} cannot be loaded: {error}") from error
     for folder in (path, os.path.join(path, "encoder")):
@@ -90,8 +92,8 @@ def _find_encoder(path: str) -> keras.Model:
                 "a layer."
             )
     raise UserError(
-        f"no encoder at {path!r}: it is not a checkpoint ({path}.index), a .keras file or a "
-        "folder with checkpoints/ckpt-<step>.index, ckpt-<step>.index, encoder.keras or "
+        f"no encoder at {path!r}: it is not a checkpoint ({path}.index), a .keras or .h5 file, or "
+        "a folder with checkpoints/ckpt-<step>.index, ckpt-<step>.index, encoder.keras or "
         "encoder/encoder.keras."
     )
 

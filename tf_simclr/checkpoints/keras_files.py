@@ -1,4 +1,4 @@
-"""Reads Keras configs and .keras files of either stack, once they are known to be safe.
+"""Reads Keras configs, .keras and .h5 files of either stack, once they are known to be safe.
 
 Keras writes the names of its modules into configs, and they differ between TensorFlow's own Keras 2
 ("keras.") and the package tf_keras ("tf_keras."). Newer versions also write settings that older
@@ -15,12 +15,14 @@ import tempfile
 import zipfile
 from typing import Any
 
+import h5py
 import tensorflow as tf
 
 from tf_simclr.checkpoints.safe_config import check_config, check_keras_file
 from tf_simclr.stack import keras
 
 _CONFIG = "config.json"
+_H5_NEEDED = ("model_config", "keras_version", "backend")
 _HERE = keras.layers.Layer.__module__.partition(".")[0] + "."
 _MODULE = re.compile(r"^(tf_)?keras\.(?=src\.)")
 # Settings that tf_keras 2.21 writes and Keras 2.15 does not know, with their default values.
@@ -48,6 +50,25 @@ def load_keras(file: str) -> keras.Model:
                     with archive.open(name) as part, copy.open(name, "w", force_zip64=True) as to:
                         shutil.copyfileobj(part, to)
             return keras.models.load_model(local, compile=False, safe_mode=True)
+
+
+def load_h5(file: str) -> keras.Model:
+    """The model of an HDF5 file that Keras 2 wrote, not compiled.
+
+    Raises:
+      UserError: the file is not safe to load.
+      Exception: of any kind, if it is damaged or not a model.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        local = os.path.join(scratch, "model.h5")
+        tf.io.gfile.copy(file, local)
+        with h5py.File(local, "r+") as opened:
+            config = json.loads(opened.attrs["model_config"])
+            check_config(config)
+            for name in set(opened.attrs) - set(_H5_NEEDED):  # What a training needs.
+                del opened.attrs[name]
+            opened.attrs["model_config"] = json.dumps(for_this_stack(config)).encode()
+        return keras.models.load_model(local, compile=False, safe_mode=True)
 
 
 def from_config(config: dict[str, Any]) -> Any:

@@ -121,6 +121,10 @@ class ImageFolder:
         """The path of a file."""
         return os.fsdecode(self._path(index).numpy())
 
+    def names(self, rows: np.ndarray) -> list[str]:
+        """The paths of some files, int64 [n], at once: far faster than one by one."""
+        return list(map(os.fsdecode, self._path(tf.constant(rows, tf.int64)).numpy()))
+
     def read(self, index: tf.Tensor) -> tf.Tensor:
         """The contents of a file, scalar string; for graphs.
 
@@ -135,7 +139,7 @@ class ImageFolder:
 
     def _path(self, index):
         # All names are one string: a tensor of strings would take far more memory.
-        span = tf.gather(self._ends, [index, index + 1])
+        span = tf.gather(self._ends, [index, index + 1])  # [2], or [2, n] of n files.
         name = tf.strings.substr(self._names, span[0], span[1] - span[0])
         return tf.strings.join([self._root, name])
 

@@ -123,6 +123,10 @@ class Source:
         """The name of one image for people: its path, if it has one."""
         return self.store.describe(index)
 
+    def names(self, rows: np.ndarray) -> list[str]:
+        """What `describe` returns for some of the images, int64 [n], but faster for files."""
+        return self.store.names(rows)
+
     def take(self, rows: np.ndarray) -> Source:
         """The source of some of the images, int64 [n], in that order."""
         labels = self._labels

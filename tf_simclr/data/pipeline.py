@@ -8,7 +8,9 @@ The batch of step s is a pure function of (seed, s): see `draws`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tf_simclr import augment, native
@@ -22,6 +24,7 @@ from tf_simclr.data.draws import (
 from tf_simclr.errors import UserError
 
 _FOREVER = 2**40  # Steps; times a batch it still fits int64.
+_BATCHES_AHEAD = 8  # Of `parts_dataset`, so that every replica finds a batch.
 _MOST_FLOATS = 2**22  # In a crop: 16 MiB. A larger crop is resized from bytes, which is slower.
 
 
@@ -161,6 +164,57 @@ def eval_dataset(source, *, batch_size: int, image_size: int) -> tf.data.Dataset
     dataset = tf.data.Dataset.range(source.num_examples)
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def parts_dataset(
+    source,
+    parts: Sequence[int],
+    *,
+    rows_per_part: int,
+    batch_size: int,
+    image_size: int,
+    skip_bad_images: bool = False,
+) -> tf.data.Dataset:
+    """The evaluation views of some parts of a source, in order; no batch is of two parts.
+
+    Args:
+      source: the images; part p is those from p * rows_per_part on.
+      parts: the numbers of the parts, increasing.
+      rows_per_part: images in a part; the last part may have fewer.
+      batch_size: images in a batch; the last batch of a part may have fewer.
+      image_size: side of the views in pixels.
+      skip_bad_images: leave out images that cannot be read, instead of failing.
+
+    Returns:
+      A dataset of (images' numbers int64 [b], their sizes (height, width) int32 [b, 2], views
+      float32 [b, H, W, C] in [0, 1]).
+    """
+    shape = [image_size, image_size, source.channels]
+    known_bad = source.store.unreadable if skip_bad_images else ()  # Some are huge: never opened.
+
+    def example(index):
+        image = source.load(index)
+        return index, tf.shape(image)[:2], tf.ensure_shape(_eval_view(image, image_size), shape)
+
+    def together(index):  # Images in one array: far fewer calls.
+        images = source.load(index)
+        sizes = tf.tile([tf.shape(images)[1:3]], [tf.shape(index)[0], 1])
+        return index, sizes, tf.ensure_shape(_eval_view(images, image_size), [None, *shape])
+
+    def of_part(number):
+        first = number * rows_per_part
+        rows = tf.data.Dataset.range(first, tf.minimum(first + rows_per_part, source.num_examples))
+        if source.images is not None:
+            return rows.batch(batch_size).map(together, num_parallel_calls=tf.data.AUTOTUNE)
+        if len(known_bad):
+            rows = rows.filter(lambda index: tf.reduce_all(index != known_bad))
+        images = rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        if skip_bad_images:
+            images = images.ignore_errors()
+        return images.batch(batch_size)
+
+    numbers = tf.data.Dataset.from_tensor_slices(np.asarray(parts, np.int64))
+    return numbers.flat_map(of_part).prefetch(_BATCHES_AHEAD)
 
 
 def require_labels(source) -> None:

@@ -59,6 +59,10 @@ class Store(abc.ABC):
     def describe(self, index: int) -> str:
         """The name of one image for people: its path, if it has one."""
 
+    def names(self, rows: np.ndarray) -> list[str]:
+        """What `describe` returns for some images, int64 [n]; faster for files."""
+        return [self.describe(int(row)) for row in rows]
+
     @abc.abstractmethod
     def take(self, rows: np.ndarray) -> Store:
         """The store of some images, int64 [n], in that order."""
@@ -161,7 +165,7 @@ class EncodedStore(Store):
         Args:
           reader: `folder.ImageFolder` or `tfrecords.PreparedSet`: its read(index) returns an
             encoded image, in graphs; contents() is a dataset of all, in order; describe(index) is
-            a name; unreadable are the numbers of those known to be bad.
+            a name, names(rows) are many; unreadable are the numbers of those known to be bad.
           channels: to decode to.
           image_shape: (H, W) if all images have this size.
           rows: int64 [n], which of the reader's images; None: all.
@@ -198,6 +202,9 @@ class EncodedStore(Store):
 
     def describe(self, index):
         return self._reader.describe(int(index if self._rows is None else self._rows[index]))
+
+    def names(self, rows):
+        return self._reader.names(rows if self._rows is None else self._rows[rows])
 
     def take(self, rows):
         rows = rows if self._rows is None else self._rows[rows]

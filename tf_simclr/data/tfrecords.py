@@ -142,6 +142,10 @@ class PreparedSet:
             index -= take
         raise IndexError(index)
 
+    def names(self, rows: np.ndarray) -> list[str]:
+        """What `describe` returns for some examples, int64 [n]."""
+        return [self.describe(int(row)) for row in rows]
+
     def _in_order(self, features):
         """Batches of parsed examples, in order; reads several files at a time."""
         paths, skips, takes = zip(*self._shards)

@@ -82,12 +82,24 @@ def write_report(workdir: str) -> str:
             content = section.content(run)
         if content:
             parts.append(f"<h2>{html.escape(section.title)}</h2>{content}")
-    page = (
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>SimCLR</title><style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
-    )
+    page = document("SimCLR", "".join(parts))
     path = os.path.join(workdir, "report.html")
     # Surrogates, as in file names that are not UTF-8, cannot be encoded.
     storage.write_whole(path, page.encode("utf-8", "backslashreplace"))
     return path
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """A whole page in the house's style.
+
+    Args:
+      title: of the window, plain text.
+      body: HTML, in which everything from outside is escaped.
+      style: more CSS.
+    """
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>"
+        f"<body>{body}</body></html>\n"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ def given_encoder(config: Config) -> keras.Model:
     if config.init_from == IMAGENET:
         return imagenet_encoder(config.encoder)
     return load_encoder_from(config.init_from or config.workdir)
+
+
+def table_of(config: Config) -> str:
+    """The folder of the table of embeddings."""
+    return (config.table or os.path.join(config.workdir, "embeddings")).rstrip("/")
 
 
 def evaluated_on(config: Config) -> Config:
