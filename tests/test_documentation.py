@@ -36,6 +36,8 @@ TINY = {
     "knn_eval": [],
     "linear_eval": ["--labels_per_class=1", "--label_draws=1", "--l2_sweep=1"],
     "finetune": ["--train_steps=1", "--train_batch_size=8"],
+    "embed": [],
+    "search": [],
 }
 
 

@@ -290,8 +290,8 @@ class Config:
 
     table: str = _table(
         "",
-        "Folder of the table of embeddings: embed writes it, of the images of --train_split, search "
-        "reads it. Empty: WORKDIR/embeddings.",
+        "Folder of the table of embeddings: embed writes it, for the images of --train_split, and "
+        "search reads it. Empty: WORKDIR/embeddings.",
         path=True,
     )
     table_format: str = _table(

@@ -82,7 +82,7 @@ def bad_images_error(names: list[str], count: int) -> UserError:
     return UserError(
         f"{len(names)} of {count} files cannot be decoded, or are above {MAX_BYTES:,} bytes or "
         f"{MAX_PIXELS:,} pixels: {listed(names)}. "
-        "Remove them, or pass --skip_bad_images to train on the others. If the run has already "
+        "Remove them, or pass --skip_bad_images to leave them out. If a training has already "
         "started, add --allow_changes, because the set of images changes."
     )
 
