@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_simclr.embeddings import Rows, Table, bytes_of, text_of
-from tf_simclr.errors import printable
-from tf_simclr.search.queries import Queries
+from tf_simclr.search.queries import Queries, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +69,10 @@ def as_text(found: list[Answer]) -> list[str]:
     """Lines for a terminal, all printable."""
     lines = []
     for answer in found:
-        lines.append(printable(answer.query))
+        lines.append(shown(answer.query))
         for rank, match in enumerate(answer.matches, 1):
-            label = f"  ({match.label})" if match.label else ""
-            lines.append(printable(f"  {rank:>3}  {match.similarity:6.3f}  {match.path}{label}"))
+            label = f"  ({shown(match.label)})" if match.label else ""
+            lines.append(f"  {rank:>3}  {match.similarity:6.3f}  {shown(match.path)}{label}")
     return lines
 
 

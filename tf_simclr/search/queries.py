@@ -10,8 +10,8 @@ import tensorflow as tf
 from tf_simclr import features
 from tf_simclr.data.decoding import MAX_BYTES, decode
 from tf_simclr.data.sources import array_source
-from tf_simclr.embeddings import Table
-from tf_simclr.errors import UserError, brief, printable
+from tf_simclr.embeddings import Table, text_of
+from tf_simclr.errors import UserError, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +29,23 @@ class Queries:
     own: np.ndarray
 
 
+def shown(path: str) -> str:
+    """A path as one printable line: newlines and bytes that are not UTF-8 are escapes."""
+    return printable(text_of(path))
+
+
 def of_key(table: Table, *names: str) -> Queries | None:
     """The row of a table with one of these paths; None if there is none.
 
     Args:
       table: the table.
-      names: a path of the table, or how it is shown: with escapes for characters that are not
-        printable, as these cannot be typed. The first name that is there is taken.
+      names: a path of the table, or what `shown` makes of it, as not every character can be typed.
+        The first row with one of them is taken.
     """
     wanted = set(names)
     for first, part in table.parts():
         for i, path in enumerate(part.paths):
-            if path in wanted or (not path.isprintable() and printable(path) in wanted):
+            if path in wanted or (not path.isprintable() and shown(path) in wanted):
                 return Queries(part.h[i : i + 1].copy(), [path], np.array([first + i]))
     return None
 
@@ -72,7 +77,7 @@ def image_of(path: str, channels: int):
             raise
         raise UserError(
             f"--query={path} is not an image that can be read: pass a JPEG, PNG, GIF or BMP file, "
-            f"a folder of images, or a path in the table. ({brief(error)})"
+            "a folder of images, or a path in the table."
         ) from error
     return array_source(image[np.newaxis], name=path)
 

@@ -8,10 +8,9 @@ import html
 import tensorflow as tf
 
 from tf_simclr.data.decoding import MAX_BYTES, decode
-from tf_simclr.embeddings import text_of
-from tf_simclr.errors import printable
 from tf_simclr.report import document
 from tf_simclr.search.answers import Answer
+from tf_simclr.search.queries import shown
 
 MOST_QUERIES = 100  # On the page, which a browser holds in memory; the JSON file has all.
 _SIDE = 240  # Longer side of a thumbnail in pixels: sharp on phones at half of it.
@@ -35,14 +34,14 @@ def contact_sheet(found: list[Answer], sub: str) -> str:
       found: the answers; the first `MOST_QUERIES` are shown.
       sub: what was searched, a line below the title, plain text.
     """
-    shown = found[:MOST_QUERIES]
+    first = found[:MOST_QUERIES]
     pictures: dict[str, str] = {}
     parts = [f"<h1>Nearest images</h1><p class='sub'>{_text(sub)}</p>"]
-    if len(shown) < len(found):
+    if len(first) < len(found):
         parts.append(
-            f"<p>The first {len(shown)} of {len(found)} queries; nearest.json has all.</p>"
+            f"<p>The first {len(first)} of {len(found)} queries; nearest.json has all.</p>"
         )
-    for answer in shown:
+    for answer in first:
         items = _item(pictures, answer.query, "query", "", " class='query'")
         for rank, match in enumerate(answer.matches, 1):
             title = f"{rank} · {match.similarity:.3f}"
@@ -56,11 +55,11 @@ def _item(pictures: dict[str, str], path: str, title: str, label: str, kind: str
         pictures[path] = _thumbnail(path)
     picture = pictures[path]
     if picture:
-        shown = f"<img alt='{_text(path)}' src='{picture}'>"
+        content = f"<img alt='{_text(path)}' src='{picture}'>"
     else:
-        shown = "<div class='none'>no picture</div>"
+        content = "<div class='none'>no picture</div>"
     label = f" {_text(label)}" if label else ""
-    return f"<li{kind}>{shown}<b>{_text(title)}{label}</b><small>{_text(path)}</small></li>"
+    return f"<li{kind}>{content}<b>{_text(title)}{label}</b><small>{_text(path)}</small></li>"
 
 
 def _thumbnail(path: str) -> str:
@@ -86,4 +85,4 @@ def _reduced(contents):
 
 def _text(value: str) -> str:
     """Text from outside, as one printable line, escaped."""
-    return html.escape(printable(text_of(value)), quote=True)
+    return html.escape(shown(value), quote=True)
