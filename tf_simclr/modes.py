@@ -39,7 +39,9 @@ class Mode:
     unused: tuple[str, ...] = ()
 
 
-_TABLE = {("table", "workdir"): "where the table of embeddings is, or the run that it belongs to"}
+_OneOf = dict[tuple[str, ...], str]
+_ENCODER: _OneOf = {("init_from", "workdir"): "the encoder, or the run that it is in"}
+_TABLE: _OneOf = {("table", "workdir"): "where the table is, or the run that it belongs to"}
 _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
 _NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # During training.
 
@@ -108,10 +110,7 @@ MODES = {
     "embed": Mode(
         "Write the vector of every image to a table, Parquet or .npy.",
         requires={},
-        requires_one_of={
-            ("init_from", "workdir"): "the encoder, or the run that it is in",
-            **_TABLE,
-        },
+        requires_one_of={**_ENCODER, **_TABLE},
         inherits=_ALL_BUT_RUN,
         only=_NO_EVALUATION,
         unused=_ARCHITECTURE,

@@ -24,7 +24,7 @@ from tf_simclr.data.draws import (
 from tf_simclr.errors import UserError
 
 _FOREVER = 2**40  # Steps; times a batch it still fits int64.
-_BATCHES_AHEAD = 8  # Of `parts_dataset`, so that every replica finds a batch.
+_BATCHES_AHEAD = 2  # Of `parts_dataset`: 256 images of 224 pixels take 150 MB.
 _MOST_FLOATS = 2**22  # In a crop: 16 MiB. A larger crop is resized from bytes, which is slower.
 
 

@@ -7,6 +7,7 @@ interrupted, or computed by several machines, has the same bytes as one that was
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,7 +22,12 @@ from absl import logging
 from tqdm import tqdm
 
 from tf_simclr import storage
-from tf_simclr.data.bad_images import bad_images_error, listed, naming_bad_images
+from tf_simclr.data.bad_images import (
+    READ_ERRORS,
+    bad_images_error,
+    listed,
+    naming_bad_images,
+)
 from tf_simclr.data.pipeline import parts_dataset
 from tf_simclr.embeddings import table
 from tf_simclr.embeddings.rows import Rows, text_of
@@ -34,6 +40,7 @@ from tf_simclr.stack import keras
 gfile = tf.io.gfile
 
 ROWS = 8192  # Images per part: 64 MiB at D = 2048. Two parts at most are in memory.
+_LOOKED_INTO = 3  # Parts: the images of the next ones are read ahead.
 _THREADS = 16  # Asking for the times of files waits for the disk, or for a network's answer.
 
 
@@ -204,9 +211,10 @@ def _compute(
     )
     stamps = _one_ahead(_stamp(source, facts, number) for number in missing)
     batches = _computed(Computer(encoder, size, strategy), dataset)
-    with progress, naming_bad_images(source), futures.ThreadPoolExecutor(1) as writer:
-        writing = None
+    waiting, writing = list(missing), None
+    with progress, _naming(source, facts, waiting), futures.ThreadPoolExecutor(1) as writer:
         for (number, found), stamp in zip(_by_part(batches, facts, missing, progress), stamps):
+            waiting.remove(number)
             rows, bad = _rows(source, facts, number, found, skip_bad_images)
             if writing is not None:
                 writing.result()
@@ -214,6 +222,17 @@ def _compute(
                 *(table.write_part, work, facts, number, rows), bad=bad, stamp=stamp
             )
         writing.result()
+
+
+@contextlib.contextmanager
+def _naming(source, facts: dict[str, Any], waiting: list[int]):
+    """As `naming_bad_images`, but looks only into the first parts that wait, not at every image."""
+    try:
+        yield
+    except READ_ERRORS:
+        near = [np.arange(*table.rows_of(facts, number)) for number in waiting[:_LOOKED_INTO]]
+        with naming_bad_images(source.take(np.concatenate(near)) if near else source):
+            raise
 
 
 def _computed(computer: Computer, dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -42,7 +42,10 @@ def of_key(table: Table, *names: str) -> Queries | None:
       names: a path of the table, or what `shown` makes of it, as not every character can be typed.
         The first row with one of them is taken.
     """
-    wanted = set(names)
+    folder = table.facts.get("folder")
+    wanted = {name for name in names if not folder or name.startswith((folder, shown(folder)))}
+    if not wanted:  # Then the table need not be read.
+        return None
     for first, part in table.parts():
         for i, path in enumerate(part.paths):
             if path in wanted or (not path.isprintable() and shown(path) in wanted):
