@@ -35,7 +35,7 @@ def settings_of_encoder(path: str) -> dict[str, Any]:
 
     Args:
       path: what `load_encoder_from` takes: a workdir, a checkpoints folder, a checkpoint, an
-        exported encoder's folder or a .keras file.
+        exported encoder's folder, or a .keras or .h5 file.
 
     Raises:
       UserError: a file with settings is damaged or cannot be read.
