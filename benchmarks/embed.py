@@ -2,15 +2,15 @@
 
     python benchmarks/embed.py [--images=50000] [--encoder=resnet18] [--width_multiplier=1]
 
-Images have the size of CIFAR-10's, 32 pixels. "mib" is how much the process grew while the tables
-were written, after a first one.
+Images have the size of CIFAR-10's, 32 pixels. "cpu" is the time of all cores per image, in ms, which
+other programs on the machine hardly change.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -27,9 +27,16 @@ from tf_simclr.embeddings import write_table
 SIDE, BATCH = 32, 256
 
 
-def peak() -> float:
-    """The most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def measured(work, count: int, cpu: list[float]):
+    """A contestant: its images per second; the ms of all cores per image are added to `cpu`."""
+
+    def rate() -> float:
+        start, used = time.perf_counter(), time.process_time()
+        work()
+        cpu.append(1000 * (time.process_time() - used) / count)
+        return count / (time.perf_counter() - start)
+
+    return rate
 
 
 def main() -> None:
@@ -46,27 +53,25 @@ def main() -> None:
     )
     floats = images.astype(np.float32) / 255
 
-    def embed(folder):
-        def rate():
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def embed():
+            folder = os.path.join(scratch, "table")
             shutil.rmtree(folder, ignore_errors=True)
-            start = time.perf_counter()
             sizes = {"image_size": SIDE, "batch_size": BATCH}
             write_table(encoder, source, folder, kind="parquet", **sizes)
-            return count / (time.perf_counter() - start)
 
-        return rate
+        def predict():
+            encoder.predict(floats, batch_size=BATCH, verbose=0)
 
-    def predict():
-        start = time.perf_counter()
-        encoder.predict(floats, batch_size=BATCH, verbose=0)
-        return count / (time.perf_counter() - start)
-
-    encoder.predict(floats[:BATCH], verbose=0)  # Compiles.
-    with tempfile.TemporaryDirectory() as scratch:
-        rate = embed(os.path.join(scratch, "table"))
-        rate()
-        before = peak()
-        figures = in_turns({"embed": rate, "predict": predict}, arguments.runs)
+        encoder.predict(floats[:BATCH], verbose=0)  # Compiles.
+        cpu = {"embed": [], "predict": []}
+        contestants = {"embed": embed, "predict": predict}
+        figures = in_turns(
+            {name: measured(work, count, cpu[name]) for name, work in contestants.items()},
+            arguments.runs,
+        )
+    cpu = {name: statistics.median(values) for name, values in cpu.items()}
     report(
         benchmark="embed",
         unit="images/s",
@@ -75,7 +80,9 @@ def main() -> None:
         width_multiplier=arguments.width_multiplier,
         **figures,
         ratio=figures["embed"] / figures["predict"],
-        mib=peak() - before,
+        embed_cpu=cpu["embed"],
+        predict_cpu=cpu["predict"],
+        ratio_cpu=cpu["predict"] / cpu["embed"],
     )
 
 
