@@ -2,8 +2,8 @@
 
     python benchmarks/embed.py [--images=50000] [--encoder=resnet18] [--width_multiplier=1]
 
-Images have the size of CIFAR-10's, 32 pixels. "cpu" is the time of all cores per image, in ms, which
-other programs on the machine hardly change.
+Images have the size of CIFAR-10's, 32 pixels. "cpu" is the time of all cores per image, in ms,
+which other programs on the machine hardly change.
 """
 
 from __future__ import annotations
