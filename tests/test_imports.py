@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "modes": set(),
     "paths": set(),
     "recipes": set(),
-    "config": {"settings", "modes", "paths"},
+    "config": {"config_rules", "settings", "modes", "paths"},
+    "config_rules": {"modes"},
     "flagfile": {"config", "settings"},
     "inherited": {"flagfile"},
     "flag_defs": {"config", "settings", "modes", "inherited", "paths", "recipes", "storage"},
@@ -107,7 +108,7 @@ def test_flags_stay_at_the_door(path):
 
 # What is read before TensorFlow is loaded: for --help, and for mistakes in a command.
 STANDARD_LIBRARY_ONLY = (
-    *("config", "errors", "flagfile", "flag_help", "modes", "paths", "recipes"),
+    *("config", "config_rules", "errors", "flagfile", "flag_help", "modes", "paths", "recipes"),
     "settings",
 )
 

@@ -11,22 +11,15 @@ import operator
 import os
 from typing import Any
 
+from tf_simclr import config_rules
 from tf_simclr.errors import UserError
-from tf_simclr.modes import MODES, Mode
+from tf_simclr.modes import MODES
 from tf_simclr.paths import is_folder_path, may_be_same_place
 from tf_simclr.settings import check, group
 
 IMAGENET = "imagenet"  # As init_from: Keras' ImageNet weights.
 DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
 DEFAULT_EXPORT_FORMATS = "saved_model,keras,h5"
-# The values of loss, and the settings that each takes.
-LOSS_SETTINGS = {
-    "nt_xent": ("temperature",),
-    "decoupled": ("temperature",),
-    "nt_logistic": ("temperature",),
-    "triplet": ("margin",),
-    "supervised": ("temperature",),
-}
 
 _run = group("Run", alters_run=False)
 _data = group("Data")
@@ -174,7 +167,7 @@ class Config:
         "Contrastive loss. decoupled: NT-Xent without the positive in its sum, arXiv:2110.06848; "
         "nt_logistic, and triplet with semi-hard negatives: of SimCLR's table 2; supervised: all "
         "images of a class are positives, arXiv:2004.11362 (needs labels).",
-        choices=tuple(LOSS_SETTINGS),
+        choices=tuple(config_rules.LOSS_SETTINGS),
     )
     temperature: float = _model(0.1, "Temperature of the loss; triplet has none.", positive=True)
     margin: float = _model(0.4, "Margin of the triplet loss, in cosines.", low=0)
@@ -325,25 +318,7 @@ class Config:
             check(field, getattr(self, field.name))
         for dataset, data_dir in (("dataset", "data_dir"), ("eval_dataset", "eval_data_dir")):
             self._resolve_folder(dataset, data_dir)
-        if self.eval_data_dir and not self.eval_dataset:
-            raise UserError(
-                f"--eval_data_dir={self.eval_data_dir} is where --eval_dataset lies, which is not "
-                "given: pass --eval_dataset."
-            )
-        self._check_mode(MODES[self.mode])
-        self._check_loss()
-        if -1 < self.warmup_epochs < 0:
-            raise UserError(
-                "--warmup_epochs must be at least 0, or -1 for 10 but at most a tenth of the run; "
-                f"received {self.warmup_epochs!r}."
-            )
-        # Includes the doctor, which "resumes" pretraining to check what that would do.
-        makes_views = bool(MODES[self.mode].resumes)
-        if makes_views and self.cache_side and (self.cache == "off" or self.data_service):
-            raise UserError(
-                f"--cache_side={self.cache_side} reduces what --cache keeps in memory, which is "
-                "nothing with --cache=off or --data_service: pass --cache_side=0."
-            )
+        config_rules.check_together(self)
         self.label_counts()
         self.shard_of()
 
@@ -362,59 +337,22 @@ class Config:
         elif name == "folder" and not folder:
             raise UserError(f"--{dataset}=folder needs --{data_dir}, the folder with the images.")
 
-    def _check_mode(self, mode: Mode) -> None:
-        for name, what in mode.requires.items():
-            if not getattr(self, name):
-                raise UserError(f"--mode={self.mode} needs --{name}, {what}.")
-        for names, what in mode.requires_one_of.items():
-            if not any(getattr(self, name) for name in names):
-                flags = " or ".join(f"--{name}" for name in names)
-                raise UserError(f"--mode={self.mode} needs {flags}, {what}.")
-        for name, value in mode.only.items():
-            now = getattr(self, name)
-            if now != value:
-                shown = f"--{name}={value}" if value != "" else f"no --{name}"
-                raise UserError(f"--mode={self.mode} takes {shown} only; received {now!r}.")
-
-    def _check_loss(self) -> None:
-        taken = LOSS_SETTINGS[self.loss]
-        for name in sorted({name for names in LOSS_SETTINGS.values() for name in names}):
-            value, default = getattr(self, name), FIELDS[name].default
-            if name not in taken and value != default:
-                raise UserError(
-                    f"--loss={self.loss} takes --{' and --'.join(taken)}, and no {name}; received "
-                    f"--{name}={value}. Leave it out, or pass its default, {default}."
-                )
-
     def label_counts(self) -> tuple[int | None, ...]:
         """`labels_per_class` as numbers; None means all."""
-        counts = []
-        for word in self.labels_per_class.split(","):
-            word = word.strip()
-            if word != "all" and not (word.isdecimal() and len(word) < 10 and int(word) > 0):
-                raise UserError(
-                    "--labels_per_class is a list of positive numbers and 'all', such as "
-                    f"1,5,10,all; received {self.labels_per_class!r}."
-                )
-            counts.append(None if word == "all" else int(word))
-        return tuple(counts)
+        return config_rules.label_counts(self.labels_per_class)
+
+    def loss_settings(self) -> dict[str, float]:
+        """The settings that `loss` takes."""
+        return {name: getattr(self, name) for name in config_rules.LOSS_SETTINGS[self.loss]}
+
+    def shard_of(self) -> tuple[int, int]:
+        """`shard` as numbers, (i, n) with 1 <= i <= n."""
+        return config_rules.shard_of(self.shard)
 
     @property
     def chooses_steps(self) -> bool:
         """Whether `train_minutes` decides how many steps to train, and has not decided yet."""
         return bool(self.train_minutes) and not self.train_steps
-
-    def shard_of(self) -> tuple[int, int]:
-        """`shard` as numbers, (i, n) with 1 <= i <= n."""
-        words = self.shard.split("/")
-        if len(words) == 2 and all(word.isdecimal() and len(word) < 7 for word in words):
-            number, count = map(int, words)
-            if 1 <= number <= count:
-                return number, count
-        raise UserError(
-            "--shard is i/n, the number of this machine from 1 to n and the number of machines, "
-            f"such as 1/4 to 4/4; received {self.shard!r}."
-        )
 
     def changed_from(self, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Settings that alter the run and differ from `saved`: {name: (saved, now)}."""

@@ -19,7 +19,8 @@ from tests.small_runs import SMALL, contents, lines, result, run, write_images
 from tests.toy_loss import Pull
 from tf_simclr import flag_defs, tasks
 from tf_simclr.checkpoints import load_encoder_from
-from tf_simclr.config import FIELDS, LOSS_SETTINGS
+from tf_simclr.config import FIELDS
+from tf_simclr.config_rules import LOSS_SETTINGS
 from tf_simclr.errors import UserError
 from tf_simclr.losses import LOSSES
 from tf_simclr.optim.schedules import WarmupCosine

@@ -15,7 +15,7 @@ from tf_simclr.losses.spread import alignment, effective_rank, embedding_std, un
 from tf_simclr.losses.supervised import SupervisedContrastive, supervised
 from tf_simclr.losses.triplet import MarginTriplet, triplet
 
-# By the names of --loss; their settings are in `config.LOSS_SETTINGS`.
+# By the names of --loss; their settings are in `config_rules.LOSS_SETTINGS`.
 LOSSES = {
     "nt_xent": NTXent,
     "decoupled": DecoupledContrastiveLoss,

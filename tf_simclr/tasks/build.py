@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_simclr.checkpoints import load_encoder_from
-from tf_simclr.config import IMAGENET, LOSS_SETTINGS, Config
+from tf_simclr.config import IMAGENET, Config
 from tf_simclr.data.bad_images import listed
 from tf_simclr.data.pipeline import labelled_dataset, require_labels, two_view_dataset
 from tf_simclr.data.sources import in_memory, memory_limit, open_source
@@ -284,8 +284,7 @@ def encoder_of(config: Config, channels: int) -> keras.Model:
 
 def loss_of(config: Config) -> ContrastiveLoss:
     """The loss of a pretraining run."""
-    settings = LOSS_SETTINGS[config.loss]
-    return LOSSES[config.loss](**{name: getattr(config, name) for name in settings})
+    return LOSSES[config.loss](**config.loss_settings())
 
 
 def simclr_of(config: Config, channels: int, plan: Plan, probe_classes: int) -> SimCLR:

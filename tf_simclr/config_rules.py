@@ -1,0 +1,107 @@
+"""Which settings fit together, and settings that are lists; for `config.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tf_simclr.errors import UserError
+from tf_simclr.modes import MODES
+
+# The values of loss, and the settings that each takes.
+LOSS_SETTINGS = {
+    "nt_xent": ("temperature",),
+    "decoupled": ("temperature",),
+    "nt_logistic": ("temperature",),
+    "triplet": ("margin",),
+    "supervised": ("temperature",),
+}
+
+
+def check_together(config) -> None:
+    """Raises UserError, which names the flags, where settings of a Config contradict each other."""
+    for rule in _RULES:
+        rule(config)
+
+
+def _evaluation_folder(config) -> None:
+    if config.eval_data_dir and not config.eval_dataset:
+        raise UserError(
+            f"--eval_data_dir={config.eval_data_dir} is where --eval_dataset lies, which is not "
+            "given: pass --eval_dataset."
+        )
+
+
+def _mode(config) -> None:
+    mode = MODES[config.mode]
+    for name, what in mode.requires.items():
+        if not getattr(config, name):
+            raise UserError(f"--mode={config.mode} needs --{name}, {what}.")
+    for names, what in mode.requires_one_of.items():
+        if not any(getattr(config, name) for name in names):
+            flags = " or ".join(f"--{name}" for name in names)
+            raise UserError(f"--mode={config.mode} needs {flags}, {what}.")
+    for name, value in mode.only.items():
+        now = getattr(config, name)
+        if now != value:
+            shown = f"--{name}={value}" if value != "" else f"no --{name}"
+            raise UserError(f"--mode={config.mode} takes {shown} only; received {now!r}.")
+
+
+def _loss(config) -> None:
+    taken = LOSS_SETTINGS[config.loss]
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in sorted({name for names in LOSS_SETTINGS.values() for name in names}):
+        value, default = getattr(config, name), defaults[name]
+        if name not in taken and value != default:
+            raise UserError(
+                f"--loss={config.loss} takes --{' and --'.join(taken)}, and no {name}; received "
+                f"--{name}={value}. Leave it out, or pass its default, {default}."
+            )
+
+
+def _warmup(config) -> None:
+    if -1 < config.warmup_epochs < 0:
+        raise UserError(
+            "--warmup_epochs must be at least 0, or -1 for 10 but at most a tenth of the run; "
+            f"received {config.warmup_epochs!r}."
+        )
+
+
+def _reduced_images(config) -> None:
+    # Includes the doctor, which "resumes" pretraining to check what that would do.
+    makes_views = bool(MODES[config.mode].resumes)
+    if makes_views and config.cache_side and (config.cache == "off" or config.data_service):
+        raise UserError(
+            f"--cache_side={config.cache_side} reduces what --cache keeps in memory, which is "
+            "nothing with --cache=off or --data_service: pass --cache_side=0."
+        )
+
+
+_RULES = (_evaluation_folder, _mode, _loss, _warmup, _reduced_images)
+
+
+def label_counts(text: str) -> tuple[int | None, ...]:
+    """`labels_per_class` as numbers; None means all. UserError if it is no such list."""
+    counts = []
+    for word in text.split(","):
+        word = word.strip()
+        if word != "all" and not (word.isdecimal() and len(word) < 10 and int(word) > 0):
+            raise UserError(
+                "--labels_per_class is a list of positive numbers and 'all', such as "
+                f"1,5,10,all; received {text!r}."
+            )
+        counts.append(None if word == "all" else int(word))
+    return tuple(counts)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`shard` as numbers, (i, n) with 1 <= i <= n. UserError if it is not of that form."""
+    words = text.split("/")
+    if len(words) == 2 and all(word.isdecimal() and len(word) < 7 for word in words):
+        number, count = map(int, words)
+        if 1 <= number <= count:
+            return number, count
+    raise UserError(
+        "--shard is i/n, the number of this machine from 1 to n and the number of machines, "
+        f"such as 1/4 to 4/4; received {text!r}."
+    )
