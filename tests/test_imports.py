@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "features": {"data", "models", "storage"},
     "embeddings": {"features", "data", "models", "storage"},
     "search": {"embeddings", "features", "data", "report", "storage"},
+    "duplicates": {"data", "evaluation", "report"},
     "workdir": {"checkpoints", "storage"},
     "report": {"workdir", "storage"},
     "training": {
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     "tasks": {
         *("config", "flagfile", "modes"),
         *("training", "workdir", "features", "checkpoints", "export", "report"),
-        *("embeddings", "search"),
+        *("embeddings", "search", "duplicates"),
         *("data", "models", "augment", "losses", "optim", "evaluation"),
         *("native", "distribute", "storage"),
     },

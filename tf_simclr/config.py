@@ -15,7 +15,7 @@ from tf_simclr import config_rules
 from tf_simclr.errors import UserError
 from tf_simclr.modes import MODES
 from tf_simclr.paths import is_folder_path, may_be_same_place
-from tf_simclr.settings import check, group
+from tf_simclr.settings import check, group, label_counts, shard_of
 
 IMAGENET = "imagenet"  # As init_from: Keras' ImageNet weights.
 DEFAULT_LABELS = "1,5,10,all"  # The default of labels_per_class.
@@ -28,6 +28,7 @@ _model = group("Model")
 _train = group("Training")
 _machine = group("Machine", alters_run=False, once=True)
 _evaluate = group("Evaluation", alters_run=False)
+_copies = group("Duplicates", alters_run=False, once=True)
 _table = group("Embeddings and search", alters_run=False, once=True)
 
 
@@ -119,6 +120,9 @@ class Config:
     )
     follow_links: bool = _data(
         False, "Follow symbolic links that lead out of --data_dir, the folder of images."
+    )
+    exclude_list: str = _data(
+        "", "List of images that pretraining leaves out, as --mode=duplicates writes it.", path=True
     )
     cache: str = _data(
         "auto",
@@ -313,6 +317,19 @@ class Config:
         path=True,
     )
 
+    duplicates_dir: str = _copies("", "Folder to write to. Empty: WORKDIR/duplicates.", path=True)
+    duplicate_bits: int = _copies(
+        6, "In how many of 64 bits the perceptual hashes of near copies may differ.", low=0, high=15
+    )
+    duplicate_cosine: float = _copies(
+        0.2,
+        "How far near copies may be apart for the encoder, in median distances (1 - cosine) of an "
+        "image to its nearest neighbour.",
+        low=0,
+        high=1,
+    )
+    outliers: int = _copies(20, "How many outliers to show.", low=0, high=10_000)
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
@@ -339,7 +356,7 @@ class Config:
 
     def label_counts(self) -> tuple[int | None, ...]:
         """`labels_per_class` as numbers; None means all."""
-        return config_rules.label_counts(self.labels_per_class)
+        return label_counts(self.labels_per_class)
 
     def loss_settings(self) -> dict[str, float]:
         """The settings that `loss` takes."""
@@ -347,7 +364,7 @@ class Config:
 
     def shard_of(self) -> tuple[int, int]:
         """`shard` as numbers, (i, n) with 1 <= i <= n."""
-        return config_rules.shard_of(self.shard)
+        return shard_of(self.shard)
 
     @property
     def chooses_steps(self) -> bool:

@@ -1,4 +1,4 @@
-"""Which settings fit together, and settings that are lists; for `config.py`."""
+"""Which settings fit together, for `config.py`."""
 
 from __future__ import annotations
 
@@ -78,30 +78,3 @@ def _reduced_images(config) -> None:
 
 
 _RULES = (_evaluation_folder, _mode, _loss, _warmup, _reduced_images)
-
-
-def label_counts(text: str) -> tuple[int | None, ...]:
-    """`labels_per_class` as numbers; None means all. UserError if it is no such list."""
-    counts = []
-    for word in text.split(","):
-        word = word.strip()
-        if word != "all" and not (word.isdecimal() and len(word) < 10 and int(word) > 0):
-            raise UserError(
-                "--labels_per_class is a list of positive numbers and 'all', such as "
-                f"1,5,10,all; received {text!r}."
-            )
-        counts.append(None if word == "all" else int(word))
-    return tuple(counts)
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """`shard` as numbers, (i, n) with 1 <= i <= n. UserError if it is not of that form."""
-    words = text.split("/")
-    if len(words) == 2 and all(word.isdecimal() and len(word) < 7 for word in words):
-        number, count = map(int, words)
-        if 1 <= number <= count:
-            return number, count
-    raise UserError(
-        "--shard is i/n, the number of this machine from 1 to n and the number of machines, "
-        f"such as 1/4 to 4/4; received {text!r}."
-    )

@@ -120,6 +120,14 @@ MODES = {
         requires={"query": "an image, a folder of images, or a path in the table"},
         requires_one_of=_TABLE,
     ),
+    "duplicates": Mode(
+        "List copies, near copies, leaks and outliers of a data set.",
+        requires={},
+        requires_one_of={("duplicates_dir", "workdir"): "where to write what is found"},
+        inherits=_ALL_BUT_RUN,
+        only=_NO_EVALUATION,
+        unused=_ARCHITECTURE,
+    ),
     "doctor": Mode(
         "Report what --mode=pretrain would find and need; trains nothing.",
         requires={},

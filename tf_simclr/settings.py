@@ -102,3 +102,38 @@ def check(field: dataclasses.Field, value: Any) -> None:
         fits, rule = low <= value <= high, f"from {low:g} to {high:g}"
     if not fits:
         raise UserError(f"--{field.name} must be {rule}; received {value!r}.")
+
+
+def label_counts(text: str) -> tuple[int | None, ...]:
+    """The numbers of --labels_per_class; None means all.
+
+    Raises:
+      UserError: it is no list of such numbers.
+    """
+    counts = []
+    for word in text.split(","):
+        word = word.strip()
+        if word != "all" and not (word.isdecimal() and len(word) < 10 and int(word) > 0):
+            raise UserError(
+                "--labels_per_class is a list of positive numbers and 'all', such as "
+                f"1,5,10,all; received {text!r}."
+            )
+        counts.append(None if word == "all" else int(word))
+    return tuple(counts)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """The numbers of --shard, (i, n) with 1 <= i <= n.
+
+    Raises:
+      UserError: it is not of this form.
+    """
+    words = text.split("/")
+    if len(words) == 2 and all(word.isdecimal() and len(word) < 7 for word in words):
+        number, count = map(int, words)
+        if 1 <= number <= count:
+            return number, count
+    raise UserError(
+        "--shard is i/n, the number of this machine from 1 to n and the number of machines, such "
+        f"as 1/4 to 4/4; received {text!r}."
+    )

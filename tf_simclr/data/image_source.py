@@ -28,6 +28,7 @@ class Source:
       folder: the path of the folder whose files the images are; None for other data sets.
       passed_over: a sentence on files that were not read as images; "" if there are none.
       bad_images: the names of images that were left out because they cannot be decoded.
+      left_out: how many images a list left out.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Source:
         self.folder = folder
         self.passed_over = passed_over
         self.bad_images: list[str] = []
+        self.left_out = 0
         self._labels = _once(labels)
         self._class_names = _once(class_names)
         self._remember = remember
@@ -143,6 +145,11 @@ class Source:
     def without(self, bad: np.ndarray, names: Sequence[str]) -> Source:
         """The source of the images for which `bad`, bool [N], is false; `names` are the others'."""
         return self.take(np.flatnonzero(~bad))._changed(bad_images=list(names))
+
+    def leave_out(self, excluded: np.ndarray) -> Source:
+        """The source of the images for which `excluded`, bool [N], is false."""
+        left_out = self.left_out + int(excluded.sum())
+        return self.take(np.flatnonzero(~excluded))._changed(left_out=left_out)
 
     def remember(self) -> None:
         """Writes what makes opening the same data set faster, where `open_source` was told to.

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.data.bad_images import bad_images_error, find_bad_images, without_bad
+from tf_simclr.data.exclusion import without_excluded
 from tf_simclr.data.folder import ImageFolder
 from tf_simclr.data.image_source import Source, array_source
 from tf_simclr.data.in_memory import decoded_store, in_memory
@@ -36,6 +37,7 @@ def open_source(
     cache: str = "auto",
     label: str = "",
     listing_file: str | None = None,
+    exclude_list: str = "",
 ) -> Source:
     """Opens a data set.
 
@@ -57,12 +59,15 @@ def open_source(
       listing_file: the path of a file in which `Source.remember` keeps the listing of a folder of
         images. If it has one, and no sub-folder has changed since, the files are not listed again.
         Only `remember` writes it; other data sets ignore it.
+      exclude_list: the path of a list of images to leave out (`exclusion`), before bad images are
+        looked for and after the split was cut; "": none.
 
     Returns:
       The source.
 
     Raises:
-      UserError: nothing of that name, no such split, or nothing in it; a label that cannot be one.
+      UserError: nothing of that name, no such split, or nothing in it; a label that cannot be one;
+        a list that cannot be read, or that leaves nothing.
     """
     if label and name in _BUILT_IN:
         where = "the names of its sub-folders" if name == "folder" else "built in"
@@ -75,12 +80,16 @@ def open_source(
     most_bytes = memory_limit(cache)
     if name == "digits":
         source = _digits(split)
-        return source if channels in (None, 1) else _in_channels(source, channels)
+        source = source if channels in (None, 1) else _in_channels(source, channels)
+        return without_excluded(source, exclude_list) if exclude_list else source
     if name == "folder":
         folder = ImageFolder(data_dir, parse_split(split)[0], follow_links, listing_file)
-        return _folder(folder, split, channels or 3, skip_bad_images, keep_bad_images)
+        source = _folder_source(folder, split, channels or 3, exclude_list)
+        return _without_bad(source, skip_bad_images, keep_bad_images)
     builder = find_builder(name, data_dir, _BUILT_IN)
-    return _prepared(name, PreparedSet(builder, split, label), split, channels, most_bytes)
+    prepared = PreparedSet(builder, split, label)
+    source = _prepared(name, prepared, split, channels, most_bytes)
+    return without_excluded(source, exclude_list) if exclude_list else source
 
 
 def memory_limit(cache: str) -> float:
@@ -91,7 +100,7 @@ def memory_limit(cache: str) -> float:
     return limits[cache]
 
 
-def _folder(folder, split, channels, skip_bad_images, keep_bad_images):
+def _folder_source(folder, split, channels, exclude_list):
     bounds = parse_split(split)[1]
     source = Source(
         f"folder {folder.name}",
@@ -106,8 +115,12 @@ def _folder(folder, split, channels, skip_bad_images, keep_bad_images):
         remember=folder.keep_listing,
     )
     if bounds:
-        # Slice before bad files are left out, so that they do not shift the others between slices.
+        # Slice before files are left out, so that they do not shift the others between slices.
         source = source.take(slice_rows(folder.labels, folder.num_examples, bounds))
+    return without_excluded(source, exclude_list) if exclude_list else source
+
+
+def _without_bad(source, skip_bad_images, keep_bad_images):
     if skip_bad_images:
         return without_bad(source)
     unreadable = source.store.unreadable

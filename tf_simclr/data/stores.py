@@ -28,6 +28,7 @@ class Store(abc.ABC):
       images: uint8 [N, H, W, C] if the store is one array in memory, else None.
       nbytes: how much memory the decoded images take; 0 if they are decoded when loaded.
       unreadable: int64 [n], increasing: images known to be bad without reading them.
+      file_sizes: int64 [N] in bytes, 0: unreadable, -1: unknown; None if images are no files.
     """
 
     num_examples: int
@@ -36,6 +37,7 @@ class Store(abc.ABC):
     images: np.ndarray | None = None
     nbytes: int = 0
     unreadable: np.ndarray = _NONE
+    file_sizes: np.ndarray | None = None
 
     @abc.abstractmethod
     def load(self, index: tf.Tensor) -> tf.Tensor:
@@ -165,7 +167,8 @@ class EncodedStore(Store):
         Args:
           reader: `folder.ImageFolder` or `tfrecords.PreparedSet`: its read(index) returns an
             encoded image, in graphs; contents() is a dataset of all, in order; describe(index) is
-            a name, names(rows) are many; unreadable are the numbers of those known to be bad.
+            a name, names(rows) are many; unreadable are the numbers of those known to be bad;
+            file_sizes as in `Store`.
           channels: to decode to.
           image_shape: (H, W) if all images have this size.
           rows: int64 [n], which of the reader's images; None: all.
@@ -175,9 +178,12 @@ class EncodedStore(Store):
         self._rows = rows
         if rows is None:
             self.num_examples, self.unreadable = reader.num_examples, reader.unreadable
+            self.file_sizes = reader.file_sizes
             return
         self.num_examples = len(rows)
         self.unreadable = np.flatnonzero(np.isin(rows, reader.unreadable))
+        if reader.file_sizes is not None:
+            self.file_sizes = reader.file_sizes[rows]
         with tf.device("CPU:0"):  # An accelerator would copy them for each read.
             self._row_numbers = tf.constant(rows)
 

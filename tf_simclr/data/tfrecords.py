@@ -35,9 +35,11 @@ class PreparedSet:
       unlabelled: a sentence that explains why there are no labels, if there are none.
       fingerprint: hex digest of the metadata.
       unreadable: int64 [0]: bad records are found only by reading them.
+      file_sizes: None: the images are no files.
     """
 
     unreadable = np.zeros(0, np.int64)
+    file_sizes = None
 
     def __init__(self, builder, split: str, label: str = ""):
         """Reads the metadata.

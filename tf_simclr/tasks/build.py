@@ -32,8 +32,8 @@ from tf_simclr.training.plan import check_shares
 from tf_simclr.workdir import Identity, Workdir, manifest
 
 
-def source_of(config: Config, split: str, keep_bad_images: bool = False):
-    """Opens a split of the data set; `keep_bad_images` as in `open_source`."""
+def source_of(config: Config, split: str, keep_bad_images: bool = False, exclude_list: str = ""):
+    """Opens a split of the data set; the other arguments as in `open_source`."""
     return open_source(
         config.dataset,
         config.data_dir or None,
@@ -45,7 +45,18 @@ def source_of(config: Config, split: str, keep_bad_images: bool = False):
         label=config.label,
         cache="off" if config.cache_side else config.cache,  # Unreduced images are not cached.
         listing_file=Workdir(config.workdir) / "listing.npz" if config.workdir else None,
+        exclude_list=exclude_list,
     )
+
+
+def without_check(config: Config) -> Config:
+    """The config for modes that find bad images while they read them: no pass before."""
+    return dataclasses.replace(config, skip_bad_images=False)
+
+
+def training_source(config: Config, keep_bad_images: bool = False):
+    """Opens --train_split without what --exclude_list names: the images that a run trains on."""
+    return source_of(config, config.train_split, keep_bad_images, config.exclude_list)
 
 
 def given_encoder(config: Config) -> keras.Model:

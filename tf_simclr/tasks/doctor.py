@@ -12,6 +12,7 @@ from tf_simclr import native
 from tf_simclr.checkpoints import variable_paths
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images, listed
+from tf_simclr.data.copies import count_copies
 from tf_simclr.data.decoding import MAX_PIXELS, decode
 from tf_simclr.data.headers import image_facts
 from tf_simclr.data.image_source import Source
@@ -42,7 +43,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """
     elapsed = age()
     listing = time.monotonic()
-    source = build.source_of(config, config.train_split, keep_bad_images=True)
+    source = build.training_source(config, keep_bad_images=True)
     elapsed += time.monotonic() - listing
     _say("images", f"{source.num_examples} in {source.name} ({config.train_split})")
     _say("classes", _classes(source))
@@ -50,6 +51,9 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("sizes", _sizes(source, facts))
     _say("decoding", _decoding(facts))
     _say("bad files", _bad(source))
+    if config.exclude_list:
+        _say("left out", _excluded(source, config))
+    _say("copies", _copies(source))
     if source.passed_over:
         _say("skipped", source.passed_over)
     replicas = strategy.num_replicas_in_sync
@@ -278,6 +282,19 @@ def _bad(source):
     if not bad:
         return "none"
     return f"{len(bad)}, which stop a run; --skip_bad_images leaves them out: {listed(bad)}"
+
+
+def _excluded(source, config):
+    return f"{source.left_out} images, which --exclude_list={config.exclude_list} names"
+
+
+def _copies(source):
+    copies = count_copies(source)
+    if copies is None:
+        return "not looked for: the sizes of the images' files are not known"
+    if not copies.found:
+        return "no exact copies found"
+    return f"{copies.in_words()}; --mode=duplicates lists them"
 
 
 def _divisors(number):

@@ -10,6 +10,7 @@ from absl import logging
 from tf_simclr import augment
 from tf_simclr.checkpoints import start_from
 from tf_simclr.config import Config
+from tf_simclr.data.copies import count_copies
 from tf_simclr.export import check_exportable
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.report import view_grid
@@ -18,6 +19,7 @@ from tf_simclr.tasks import build, calibration, exported
 from tf_simclr.training import Plan, Session
 
 _VIEWS_SHOWN = 8
+_MANY_COPIES = 0.01  # Share of the files, from which pretraining warns.
 
 
 def run(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -27,8 +29,9 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
       UserError: the settings or the data are invalid; earlier checkpoints are kept.
     """
     formats = exported.formats_of(config)
-    source = build.source_of(config, config.train_split)
+    source = build.training_source(config)
     build.require_labels_to_train(config, source)
+    _warn_of_copies(source)
     splits = build.online_splits(config, source.channels)
     config, held = calibration.settled(config, strategy, source, splits)
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
@@ -57,6 +60,12 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
             f"SimCLR, {plan.total_steps} steps of {config.train_batch_size} images",
         ),
     )
+
+
+def _warn_of_copies(source) -> None:
+    copies = count_copies(source)
+    if copies and copies.estimated >= max(2, _MANY_COPIES * copies.files):
+        logging.warning("%s; --mode=duplicates lists them.", copies.in_words())
 
 
 def _initialise(config: Config, model) -> None:

@@ -69,9 +69,9 @@ def check_same_images(checkpoints: str, source, allow_changes: bool = False) -> 
         message = (
             f"the images of {source.name!r} are not those that the run in {checkpoints} was "
             f"trained on (fingerprint {source.fingerprint}, was {fingerprint}): files were added, "
-            "removed or changed. Or the run is of an older version of tf_simclr, which did not "
-            "read .jfif and .jpe files, read system folders such as @eaDir, and knew fewer names "
-            "of split folders"
+            "removed or changed, or --exclude_list names others. Or the run is of an older version "
+            "of tf_simclr, which did not read .jfif and .jpe files, read system folders such as "
+            "@eaDir, and knew fewer names of split folders"
         )
         if not allow_changes:
             raise UserError(
