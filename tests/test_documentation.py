@@ -38,6 +38,7 @@ TINY = {
     "finetune": ["--train_steps=1", "--train_batch_size=8"],
     "embed": [],
     "search": [],
+    "duplicates": [],
 }
 
 

@@ -48,12 +48,13 @@ _NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # During
 
 # The encoder that a mode starts from or evaluates decides these.
 _ARCHITECTURE = ("encoder", "width_multiplier", "sk_ratio", "se_ratio", "batch_norm_decay")
+_UNUSED = (*_ARCHITECTURE, "exclude_list")  # The list is for the images of pretraining.
 _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation")
 
 
 def evaluation(help: str) -> Mode:
     """A mode that evaluates an encoder, with the settings of the encoder's run."""
-    return Mode(help, inherits=_ALL_BUT_RUN, only=_NO_EVALUATION, unused=_ARCHITECTURE)
+    return Mode(help, inherits=_ALL_BUT_RUN, only=_NO_EVALUATION, unused=_UNUSED)
 
 
 MODES = {
@@ -94,7 +95,7 @@ MODES = {
             "train_minutes": 0.0,
         },
         unused=(
-            *_ARCHITECTURE,
+            *_UNUSED,
             *("color_jitter_strength", "color_jitter_probability", "grayscale_probability"),
             *("use_blur", "blur_probability", "num_proj_layers", "proj_out_dim"),
             *("loss", "temperature", "margin"),
@@ -105,7 +106,7 @@ MODES = {
         locks=True,
         inherits=_ALL_BUT_RUN,
         only=_NO_EVALUATION,
-        unused=_ARCHITECTURE,
+        unused=_UNUSED,
     ),
     "embed": Mode(
         "Write the vector of every image to a table, Parquet or .npy.",
@@ -113,7 +114,7 @@ MODES = {
         requires_one_of={**_ENCODER, **_TABLE},
         inherits=_ALL_BUT_RUN,
         only=_NO_EVALUATION,
-        unused=_ARCHITECTURE,
+        unused=_UNUSED,
     ),
     "search": Mode(
         "Find the nearest images in such a table, as text, JSON and HTML.",
@@ -126,7 +127,7 @@ MODES = {
         requires_one_of={("duplicates_dir", "workdir"): "where to write what is found"},
         inherits=_ALL_BUT_RUN,
         only=_NO_EVALUATION,
-        unused=_ARCHITECTURE,
+        unused=_UNUSED,
     ),
     "doctor": Mode(
         "Report what --mode=pretrain would find and need; trains nothing.",

@@ -66,8 +66,9 @@ class Findings:
             "encoder": _text(self.encoder) or None,
             "groups": len(groups),
             "copies": {kind: kinds.get(i, 0) for i, kind in enumerate(KINDS)},
-            "groups_across_classes": labels is not None
-            and sum(len(np.unique(labels[rows])) > 1 for rows in groups.values()),
+            "groups_across_classes": None
+            if labels is None
+            else sum(len(np.unique(labels[rows])) > 1 for rows in groups.values()),
         }
         if self.evaluated is not None:
             of = collections.Counter(leak.kind for leak in self.leaks)
