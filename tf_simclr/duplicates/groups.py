@@ -26,7 +26,7 @@ class Groups:
       of: int64 [N], the image that it was found to be a copy of; itself for one that is kept.
       kept: int64 [N], the image of its group that is kept: the first.
       kind: int64 [N], the place in `KINDS` of how it was found; -1 for one that is kept.
-      distance: float64 [N]: bits of the hash, or 1 - cosine; 0 for the exact kinds.
+      distance: float64 [N], to `of`: bits of the hash, or 1 - cosine; 0 for the exact kinds.
     """
 
     of: np.ndarray
