@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import operator
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from tf_simclr import config_rules
 from tf_simclr.errors import UserError
@@ -39,6 +40,8 @@ class Config:
     Raises:
       UserError: a value is out of range or not a choice; the message names the flag and the value.
     """
+
+    given: ClassVar[frozenset[str]] = frozenset()  # See `as_given`. No setting, so no field.
 
     mode: str = _run("pretrain", "What to do.", choices=tuple(MODES), once=True)
     workdir: str = _run(
@@ -97,6 +100,13 @@ class Config:
         False,
         "Resume the run in --workdir although settings, images or architecture differ: what "
         "fits of its checkpoint is restored.",
+        once=True,
+    )
+    propose: str = _run(
+        "",
+        "doctor: flagfile to write, a proposal for this data, machine and --train_minutes around "
+        "the flags that are given; and beside it a picture of its views.",
+        path=True,
         once=True,
     )
 
@@ -353,6 +363,11 @@ class Config:
             object.__setattr__(self, dataset, "folder")
         elif name == "folder" and not folder:
             raise UserError(f"--{dataset}=folder needs --{data_dir}, the folder with the images.")
+
+    def as_given(self, names: Iterable[str]) -> Config:
+        """This config, with the names of the flags given; `dataclasses.replace` forgets them."""
+        object.__setattr__(self, "given", frozenset(names))
+        return self
 
     def label_counts(self) -> tuple[int | None, ...]:
         """`labels_per_class` as numbers; None means all."""

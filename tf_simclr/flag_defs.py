@@ -87,7 +87,8 @@ def _parsed(argv, flag_values):
 
 def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
     """The flags as a checked Config; the package reads flags nowhere else."""
-    return Config(**{name: flag_values[name].value for name in FIELDS})
+    config = Config(**{name: flag_values[name].value for name in FIELDS})
+    return config.as_given(name for name in FIELDS if _is_given(flag_values, name))
 
 
 def flag_table() -> str:

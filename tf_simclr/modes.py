@@ -43,8 +43,9 @@ _OneOf = dict[tuple[str, ...], str]
 _ENCODER: _OneOf = {("init_from", "workdir"): "the encoder, or the run that it is in"}
 _TABLE: _OneOf = {("table", "workdir"): "where the table is, or the run that it belongs to"}
 _NO_PARTS = {"micro_batch_size": 0, "rematerialize": False, "data_service": ""}
+_NO_PROPOSAL = {"propose": ""}
 _NO_EVALUATION = {"eval_every_epochs": 0.0, "eval_max_images": 10_000}  # During training.
-
+_ONLY_EVALUATES = {**_NO_EVALUATION, **_NO_PROPOSAL}
 
 # The encoder that a mode starts from or evaluates decides these.
 _ARCHITECTURE = ("encoder", "width_multiplier", "sk_ratio", "se_ratio", "batch_norm_decay")
@@ -54,7 +55,7 @@ _ALL_BUT_RUN = ("Data", "Two views", "Model", "Training", "Machine", "Evaluation
 
 def evaluation(help: str) -> Mode:
     """A mode that evaluates an encoder, with the settings of the encoder's run."""
-    return Mode(help, inherits=_ALL_BUT_RUN, only=_NO_EVALUATION, unused=_UNUSED)
+    return Mode(help, inherits=_ALL_BUT_RUN, only=_ONLY_EVALUATES, unused=_UNUSED)
 
 
 MODES = {
@@ -63,6 +64,7 @@ MODES = {
         trains=True,
         locks=True,
         resumes="pretrain",
+        only=_NO_PROPOSAL,
     ),
     "knn_eval": evaluation("Evaluate an encoder by a vote of nearest neighbours."),
     "linear_eval": evaluation(
@@ -88,6 +90,7 @@ MODES = {
         only={
             **_NO_PARTS,
             **_NO_EVALUATION,
+            **_NO_PROPOSAL,
             "eval_dataset": "",
             "eval_data_dir": "",
             "precision": "float32",
@@ -105,7 +108,7 @@ MODES = {
         "Write an encoder as a SavedModel and in other formats.",
         locks=True,
         inherits=_ALL_BUT_RUN,
-        only=_NO_EVALUATION,
+        only=_ONLY_EVALUATES,
         unused=_UNUSED,
     ),
     "embed": Mode(
@@ -113,20 +116,21 @@ MODES = {
         requires={},
         requires_one_of={**_ENCODER, **_TABLE},
         inherits=_ALL_BUT_RUN,
-        only=_NO_EVALUATION,
+        only=_ONLY_EVALUATES,
         unused=_UNUSED,
     ),
     "search": Mode(
         "Find the nearest images in such a table, as text, JSON and HTML.",
         requires={"query": "an image, a folder of images, or a path in the table"},
         requires_one_of=_TABLE,
+        only=_NO_PROPOSAL,
     ),
     "duplicates": Mode(
         "List copies, near copies, leaks and outliers of a data set.",
         requires={},
         requires_one_of={("duplicates_dir", "workdir"): "where to write what is found"},
         inherits=_ALL_BUT_RUN,
-        only=_NO_EVALUATION,
+        only=_ONLY_EVALUATES,
         unused=_UNUSED,
     ),
     "doctor": Mode(

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import numpy as np
 import tensorflow as tf
 
 from tf_simclr import native
-from tf_simclr.checkpoints import variable_paths
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import find_bad_images, listed
 from tf_simclr.data.copies import count_copies
 from tf_simclr.data.decoding import MAX_PIXELS, decode
 from tf_simclr.data.headers import image_facts
 from tf_simclr.data.image_source import Source
-from tf_simclr.data.pipeline import two_view_dataset
-from tf_simclr.data.sources import array_source
 from tf_simclr.errors import printable
-from tf_simclr.losses import ContrastiveLoss, contrast_of
-from tf_simclr.stack import keras
-from tf_simclr.tasks import build, calibration
+from tf_simclr.losses import ContrastiveLoss
+from tf_simclr.tasks import build, calibration, proposal
 from tf_simclr.tasks.duration import Duration
-from tf_simclr.training.memory import available_bytes, peak_bytes
+from tf_simclr.tasks.need import SHARE, Need
+from tf_simclr.training.memory import available_bytes
 from tf_simclr.training.stopping import age
 
 _SIZES_READ = 1000
-_TRACED = (64, 128)  # Batches of the traced steps: memory is linear in the number of images.
-_SHARE = 0.9  # Share of the free memory that a step may take.
 _GIB = 2**30
-# Memory beyond the tensors: scratch space of kernels, gaps in the allocator, compiled code
-# (benchmarks/step_memory.py).
-_SCRATCH, _PROCESS = 1.15, 0.3 * _GIB
 
 
 def run(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Prints what --mode=pretrain with the same flags would find; writes nothing.
+    """Prints what --mode=pretrain with the same flags would find; writes nothing but --propose.
+
+    With --propose the report goes on about the run that is proposed.
 
     Raises:
       UserError: the settings or the data are invalid.
     """
+    if config.propose:
+        proposal.check_place(config)
     elapsed = age()
     listing = time.monotonic()
     source = build.training_source(config, keep_bad_images=True)
@@ -50,12 +45,17 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     facts = _facts(source)
     _say("sizes", _sizes(source, facts))
     _say("decoding", _decoding(facts))
-    _say("bad files", _bad(source))
+    bad = [] if source.bad_images else find_bad_images(source)
+    _say("bad files", _bad(source, bad))
     if config.exclude_list:
         _say("left out", _excluded(source, config))
     _say("copies", _copies(source))
     if source.passed_over:
         _say("skipped", source.passed_over)
+    if config.propose:
+        config, source, lines = proposal.make(config, strategy, source, facts[0], len(bad))
+        for line in lines:
+            _say("proposal", line)
     replicas = strategy.num_replicas_in_sync
     if config.chooses_steps:
         plan = calibration.open_plan(config, source, replicas)
@@ -82,74 +82,11 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("views", f"made by {native.state()}")
     free = available_bytes()
     _say("memory", _memory(need, config, share, free))
-    if free is None or need.bytes(share, config.micro_batch_size or share) <= _SHARE * free:
+    if free is None or need.bytes(share, config.micro_batch_size or share) <= SHARE * free:
         measured = Duration(config, strategy, source, held, splits, plan, elapsed)
         _say("time", measured.in_words())
     else:
         _say("time", "not measured, as a step does not fit into memory")
-
-
-@dataclasses.dataclass(frozen=True)
-class Need:
-    """The memory that a step needs, in bytes.
-
-    Attributes:
-      parameters: number of trainable parameters.
-      variables: weights, moving statistics and optimiser variables.
-      fixed: tensors that do not grow with the batch, mainly gradients.
-      per_image: activations of one image.
-      per_stored_image: the two uint8 views of an image that waits for its micro-batch.
-      loss: the loss and its gradient, as on one replica.
-      embedding_dim: D of z.
-    """
-
-    parameters: int
-    variables: int
-    fixed: int
-    per_image: int
-    per_stored_image: int
-    loss: int
-    embedding_dim: int
-
-    @classmethod
-    def of(cls, config: Config, source: Source, plan) -> Need:
-        """Traces a step at two batch sizes, and the loss of the whole batch."""
-        few = dataclasses.replace(config, micro_batch_size=0)
-        keras.mixed_precision.set_global_policy(config.precision)
-        try:
-            model = build.simclr_of(few, source.channels, plan, 0)
-        finally:
-            keras.mixed_precision.set_global_policy("float32")
-        low, high = (
-            peak_bytes(
-                tf.function(model.train_step).get_concrete_function(_batch(config, source, n))
-            )
-            for n in _TRACED
-        )
-        per_image = (high - low) // (_TRACED[1] - _TRACED[0])
-        width = build.embedding_dim(config, model.encoder)
-        z = tf.TensorSpec([config.train_batch_size, width])
-        labels = tf.TensorSpec([config.train_batch_size], tf.int64)
-        loss = _with_gradient(model.contrastive_loss)
-        variables = variable_paths(tf.train.Checkpoint(model=model)).values()
-        return cls(
-            parameters=sum(v.shape.num_elements() for v in model.learned_variables),
-            variables=sum(map(_size, variables)),
-            fixed=low - _TRACED[0] * per_image,
-            per_image=per_image,
-            per_stored_image=2 * config.image_size**2 * source.channels,
-            loss=peak_bytes(loss.get_concrete_function(z, z, labels)),
-            embedding_dim=width,
-        )
-
-    def bytes(self, share: int, micro: int) -> int:
-        """The bytes of a step on `share` images, `micro` at a time."""
-        # Micro-batches also need the stored batch, and two copies of the sum of gradients (the old
-        # one and the one that replaces it).
-        in_parts = share * self.per_stored_image + 2 * 4 * self.parameters if micro < share else 0
-        step = self.variables + self.fixed + micro * self.per_image + in_parts
-        step = max(step, self.variables + in_parts + self.loss)
-        return int(_SCRATCH * step + _PROCESS)
 
 
 # How a run's loss compares with the loss's levels.
@@ -182,38 +119,12 @@ def _memory(need: Need, config: Config, share: int, free: int | None) -> str:
     if free is None:
         return text + "; what this device has is not known"
     text += f"; {free / _GIB:.1f} GiB are free"
-    if need.bytes(share, micro) <= _SHARE * free:
+    if need.bytes(share, micro) <= SHARE * free:
         return text + ": fits"
-    fitting = [m for m in _divisors(share) if need.bytes(share, m) <= _SHARE * free]
+    fitting = need.micro_batches(share, free)
     if fitting:
         return text + f": does not fit; --micro_batch_size={fitting[-1]} does"
     return text + ": does not fit, nor would one image at a time; choose a smaller --encoder"
-
-
-def _with_gradient(loss: ContrastiveLoss):
-    """A function of z_a, z_b [n, D] and labels [n], to the loss of a step and its gradient."""
-
-    @tf.function
-    def compute(z_a, z_b, labels):
-        with tf.GradientTape() as tape:
-            tape.watch([z_a, z_b])
-            contrast = contrast_of(loss, z_a, z_b, labels)
-        return contrast, tape.gradient(contrast.loss, [z_a, z_b])
-
-    return compute
-
-
-def _batch(config, source, images):
-    """The element spec of a batch of `images` images."""
-    blank = np.zeros([images, 8, 8, source.channels], np.uint8)
-    dataset = two_view_dataset(
-        array_source(blank, np.zeros(images, np.int64)),
-        batch_size=images,
-        image_size=config.image_size,
-        labels=build.loss_of(config).needs_labels,
-        **build.view_options(config),
-    )
-    return dataset.element_spec
 
 
 def _classes(source):
@@ -275,10 +186,9 @@ def _sizes(source, facts):
     return f"{shown} (of {len(sides)} images)"
 
 
-def _bad(source):
+def _bad(source, bad):
     if source.bad_images:
         return f"{len(source.bad_images)} left out: {listed(source.bad_images)}"
-    bad = find_bad_images(source)
     if not bad:
         return "none"
     return f"{len(bad)}, which stop a run; --skip_bad_images leaves them out: {listed(bad)}"
@@ -295,14 +205,6 @@ def _copies(source):
     if not copies.found:
         return "no exact copies found"
     return f"{copies.in_words()}; --mode=duplicates lists them"
-
-
-def _divisors(number):
-    return [d for d in range(1, number + 1) if number % d == 0]
-
-
-def _size(variable):
-    return variable.shape.num_elements() * variable.dtype.size
 
 
 def _say(what, text):

@@ -7,18 +7,16 @@ import functools
 import tensorflow as tf
 from absl import logging
 
-from tf_simclr import augment
 from tf_simclr.checkpoints import start_from
 from tf_simclr.config import Config
 from tf_simclr.data.copies import count_copies
 from tf_simclr.export import check_exportable
 from tf_simclr.models.batch_norm import plain_copy
-from tf_simclr.report import view_grid
 from tf_simclr.stack import keras
 from tf_simclr.tasks import build, calibration, exported
+from tf_simclr.tasks.views import write_views
 from tf_simclr.training import Plan, Session
 
-_VIEWS_SHOWN = 8
 _MANY_COPIES = 0.01  # Share of the files, from which pretraining warns.
 
 
@@ -100,20 +98,16 @@ def _train(config: Config, strategy, source, plan: Plan, model, session: Session
         levels=levels,
         show=show,
         largest_rank=min(batch // strategy.num_replicas_in_sync - 1, width),
-        before=lambda writer: _show_views(dataset(None), session, writer, model.probe is not None),
+        before=lambda writer: _show_views(dataset(None), session, writer, config),
         evaluate=build.online_evaluation(config, strategy, model.encoder, splits),
         **build.training_options(config),
     )
     session.workdir.keep_result("pretrain", metrics)
 
 
-def _show_views(dataset, session: Session, writer, with_probe: bool) -> None:
+def _show_views(dataset, session: Session, writer, config: Config) -> None:
     """Writes some pairs of views to views.png and to TensorBoard."""
-    element = next(iter(dataset))
-    batch = element[0] if with_probe else element
-    batch = {name: value[:_VIEWS_SHOWN] for name, value in batch.items()}
-    views = tf.stack(tf.split(augment.finish_views(batch), 2), axis=1)
-    view_grid(session.workdir / "views.png", views.numpy())
+    views = write_views(session.workdir / "views.png", dataset, config)
     if views.shape[-1] in (1, 3):
         with writer.as_default(step=session.step):
-            tf.summary.image("views", tf.concat(tf.unstack(views, axis=1), axis=2), _VIEWS_SHOWN)
+            tf.summary.image("views", tf.concat(tf.unstack(views, axis=1), axis=2), len(views))

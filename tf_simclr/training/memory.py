@@ -42,10 +42,10 @@ def available_bytes() -> int | None:
     if tf.config.list_logical_devices("GPU"):
         devices = [d for d in device_lib.list_local_devices() if d.device_type == "GPU"]
         return min(device.memory_limit for device in devices)
-    return _host_bytes() // max(len(tf.config.list_logical_devices("CPU")), 1)
+    return host_bytes() // max(len(tf.config.list_logical_devices("CPU")), 1)
 
 
-def _host_bytes() -> int:
+def host_bytes() -> int:
     """Free memory of this host, at most its container's limit."""
     free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     try:
