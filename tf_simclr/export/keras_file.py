@@ -143,6 +143,8 @@ def why_not_h5(model: keras.Model) -> str:
 
 def _is_in_keras_3(name: str, value) -> bool:
     """Whether a setting of a layer of the allow-list means the same in Keras 3."""
+    if name == "dtype":  # Of mixed precision, a dictionary; what is written is a copy in float32.
+        return True
     if name == "activation":
         return isinstance(value, str) and value in _ACTIVATIONS_IN_KERAS_3
     if name == "axis":

@@ -25,7 +25,6 @@ from tf_simclr.training.memory import available_bytes, host_bytes
 from tf_simclr.training.proposing import Choice, Facts, Rung
 
 _MEASURING = 4.0  # Seconds of steps of each encoder that is tried.
-_PART = 32  # Images on a CPU replica, of which a step is measured.
 _SAMPLE = 512  # Images that the measured steps read.
 _NOT_PROPOSED = ("mode", "workdir", "propose")
 # Instructions that multiply bfloat16, as Linux names them.
@@ -262,8 +261,12 @@ def _micro_batch(config: Config, strategy, source: Source, given: dict[str, Any]
 def _seconds_an_image(config: Config, strategy, source: Source, facts: Facts) -> float:
     """Seconds of a step on some of the images, held as in a run, for each image of its batch."""
     batch = config.train_batch_size
-    if _on_cpu():  # Steps may take minutes, and are proportional to the batch.
-        batch = min(batch, strategy.num_replicas_in_sync * (config.micro_batch_size or _PART))
+    if _on_cpu():  # Where steps may take minutes.
+        replicas = strategy.num_replicas_in_sync
+        batch = replicas * proposing.images_timed(
+            Rung(config.encoder, config.width_multiplier, config.image_size),
+            config.micro_batch_size or batch // replicas,
+        )
     held = _sample(source, config.seed, least=batch)
     if proposing.held_bytes(facts, config.cache_side) <= memory_limit(config.cache):
         held = in_memory(held, shorter_side=config.cache_side)

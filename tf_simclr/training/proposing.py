@@ -21,6 +21,7 @@ _GOOD_PASSES = 100  # Where no time is given. SimCLR, arXiv:2002.05709, figure 9
 _WITHOUT_MINUTES = 480.0  # The most that is proposed where no time is given.
 _TRAINING = 0.85  # Share of the time that is left to steps; the rest starts, saves and exports.
 _BATCH, _LEAST_BATCH, _BATCHES = 256, 8, 4  # Largest, smallest; batches of a set, at least.
+_PART = 32  # Images of 128 px whose step of a ResNet-18 takes about a second.
 LEAST_MICRO = 16  # Images over which batch normalisation sees a mean.
 _FEW = 2000  # Images, below which an encoder from scratch stays weak.
 _SMALL_STEM, _PHOTOGRAPH, _BLURRED = 32, 64, 96  # Sides of images, in pixels.
@@ -173,6 +174,15 @@ def seconds_an_image(rung: Rung, measured: dict[Rung, float]) -> float:
     return measured[near] * _work(rung) / _work(near)
 
 
+def images_timed(rung: Rung, batch: int) -> int:
+    """Of how many images a step on a CPU replica is timed, so that it takes about a second.
+
+    Of small images more are needed, as a step has a part that does not grow with them.
+    """
+    affordable = _PART * _work(_LARGE[3]) / _work(rung)
+    return min(batch, 2 ** int(math.log2(max(affordable, _PART))))
+
+
 def choose(
     facts: Facts,
     given: dict[str, Any],
@@ -196,7 +206,9 @@ def choose(
         for rung in left
         if measured and images_seen(facts, seconds_an_image(rung, measured)) >= enough
     ]
-    return (fast or left[:1] or [None])[-1]
+    if fast:
+        return fast[-1]
+    return left[0] if left else None
 
 
 def propose(
@@ -232,8 +244,9 @@ def hints(facts: Facts, given: dict[str, Any]) -> list[str]:
     if facts.images < _FEW and "init_from" not in given:
         said.append(
             f"{facts.images} images are few: an encoder that learns from them alone stays weak. "
-            "More images of the same kind help most, labelled or not; or start from ImageNet "
-            "weights, which are downloaded: --init_from=imagenet --encoder=ConvNeXtTiny."
+            "More images of the same kind help most. Or use ImageNet weights, which are "
+            "downloaded: --init_from=imagenet --encoder=ConvNeXtTiny, to train on or, with "
+            "--mode=export, as they are."
         )
     if "flip_probability" not in given:
         said.append(
@@ -306,7 +319,7 @@ def _loss_and_batch(facts, given, batch, micro) -> Iterator[Choice]:
     yield Choice("loss", loss, why)
     if loss in _TEMPERATURES:
         yield Choice("temperature", _TEMPERATURES[loss], f"Best of short runs with {loss}.")
-    yield Choice("num_proj_layers", 2, "As in the paper; 3 were not better in short runs.")
+    yield Choice("num_proj_layers", 2, "The paper's.")
     why = "More is hardly better with this loss, and gives fewer steps in the same time."
     if batch < _BATCH:
         why = f"At least {_BATCHES} batches of {facts.images} images, so that they meet others."
@@ -320,7 +333,7 @@ def _loss_and_batch(facts, given, batch, micro) -> Iterator[Choice]:
 
 def _rate(given, batch) -> Iterator[Choice]:
     optimizer = given.get("optimizer", "lars")
-    yield Choice("optimizer", optimizer, "The paper's; the safest for a rate that is not tuned.")
+    yield Choice("optimizer", optimizer, "The paper's, for which the rate below is meant.")
     base, scaling = _RATES[optimizer]
     peak = scaled_learning_rate(base, batch, scaling)
     why = f"A peak of {peak:.3g} for {optimizer} and batch {batch}."
