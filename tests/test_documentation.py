@@ -33,7 +33,7 @@ SMALLER = {
 }
 MADE = "--flagfile=mine.flags"  # By the doctor, in the command before.
 TINY = {
-    "doctor": ["--train_batch_size=4", "--encoder=resnet10", "--image_size=32", "--log_steps=1"],
+    "doctor": ["--train_batch_size=4", "--width_multiplier=0.125", "--image_size=32"],
     "pretrain": ["--train_steps=1", "--train_batch_size=8", "--width_multiplier=0.25"],
     "knn_eval": [],
     "linear_eval": ["--labels_per_class=1", "--label_draws=1", "--l2_sweep=1"],

@@ -16,6 +16,7 @@ from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.errors import UserError
 from tf_simclr.export import check_exportable, export_encoder, load_encoder
 from tf_simclr.models.batch_norm import batch_norm_layers, plain_copy, synchronize_batch_norm
+from tf_simclr.models.encoders import build_encoder
 from tf_simclr.models.heads import ProjectionHead
 from tf_simclr.models.simclr import SimCLR
 
@@ -538,3 +539,10 @@ def test_encoders_of_keras_applications(make, tmp_path):
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(images, training=True))
     assert None not in tape.gradient(loss, layer.trainable_variables)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"], indirect=True)
+def test_a_resnet_in_mixed_precision_leaves_nothing_out(policy):
+    """What is checked is what is exported: a copy in float32."""
+    encoder = build_encoder("resnet10", image_size=SIDE, width_multiplier=0.125)
+    assert check_exportable(encoder, SIDE) == {}
