@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "paths": set(),
     "recipes": set(),
     "config": {"config_rules", "settings", "modes", "paths"},
-    "config_rules": {"modes"},
+    "config_rules": {"modes", "paths"},
     "flagfile": {"config", "settings"},
     "inherited": {"flagfile"},
     "flag_defs": {"config", "settings", "modes", "inherited", "paths", "recipes", "storage"},

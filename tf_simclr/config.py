@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import os
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from tf_simclr import config_rules
-from tf_simclr.errors import UserError
 from tf_simclr.modes import MODES
-from tf_simclr.paths import is_folder_path, may_be_same_place
+from tf_simclr.paths import may_be_same_place
 from tf_simclr.settings import check, group, label_counts, shard_of
 
 IMAGENET = "imagenet"  # As init_from: Keras' ImageNet weights.
@@ -351,18 +349,9 @@ class Config:
 
     def _resolve_folder(self, dataset: str, data_dir: str) -> None:
         """Replaces a path given as data set by "folder", with the path as data directory."""
-        name, folder = getattr(self, dataset), getattr(self, data_dir)
-        if is_folder_path(name):
-            path = os.path.expanduser(name).rstrip("/") or "/"
-            if folder not in ("", name, path):
-                raise UserError(
-                    f"--{dataset}={name} is the path of a folder, and --{data_dir}={folder} names "
-                    f"another: leave out --{data_dir}."
-                )
-            object.__setattr__(self, data_dir, path)
-            object.__setattr__(self, dataset, "folder")
-        elif name == "folder" and not folder:
-            raise UserError(f"--{dataset}=folder needs --{data_dir}, the folder with the images.")
+        resolved = config_rules.resolved_folder(self, dataset, data_dir)
+        for name, value in zip((dataset, data_dir), resolved):
+            object.__setattr__(self, name, value)
 
     def as_given(self, names: Iterable[str]) -> Config:
         """This config, with the names of the flags given; `dataclasses.replace` forgets them."""

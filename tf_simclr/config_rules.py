@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from tf_simclr.errors import UserError
 from tf_simclr.modes import MODES
+from tf_simclr.paths import is_folder_path
 
 # The values of loss, and the settings that each takes.
 LOSS_SETTINGS = {
@@ -15,6 +17,26 @@ LOSS_SETTINGS = {
     "triplet": ("margin",),
     "supervised": ("temperature",),
 }
+
+
+def resolved_folder(config, dataset: str, data_dir: str) -> tuple[str, str]:
+    """What the settings of these names are: a path given as data set is a folder's data directory.
+
+    Raises:
+      UserError: the path contradicts `data_dir`, or a folder has none.
+    """
+    name, folder = getattr(config, dataset), getattr(config, data_dir)
+    if is_folder_path(name):
+        path = os.path.expanduser(name).rstrip("/") or "/"
+        if folder not in ("", name, path):
+            raise UserError(
+                f"--{dataset}={name} is the path of a folder, and --{data_dir}={folder} names "
+                f"another: leave out --{data_dir}."
+            )
+        return "folder", path
+    if name == "folder" and not folder:
+        raise UserError(f"--{dataset}=folder needs --{data_dir}, the folder with the images.")
+    return name, folder
 
 
 def check_together(config) -> None:
