@@ -40,7 +40,8 @@ class HashIndex:
         self._hashes = hashes
         self._orders, self._starts = [], []
         for values in _parts(hashes).T:
-            self._orders.append(np.argsort(values, kind="stable"))
+            # A radix sort, as there are 16 bits.
+            self._orders.append(np.argsort(values.astype(np.uint16), kind="stable"))
             counts = np.bincount(values, minlength=_VALUES)
             self._starts.append(np.concatenate([[0], np.cumsum(counts)]))
 
