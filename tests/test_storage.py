@@ -28,7 +28,9 @@ def test_other_paths_pass(path):
 @pytest.mark.parametrize("name", PATHS)
 def test_every_path_of_a_run_is_checked(name, tmp_path):
     assert len(PATHS) >= 4
-    settings = {"workdir": str(tmp_path), "eval_dataset": "folder", "eval_data_dir": "x"}
+    mode = "doctor" if name == "propose" else "pretrain"
+    settings = {"mode": mode, "workdir": str(tmp_path)}
+    settings |= {"eval_dataset": "folder", "eval_data_dir": "x"}
     config = Config(**{**settings, name: "s3://bucket/x"})
     with pytest.raises(UserError, match=f"--{name}=s3://bucket/x"):
         tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))

@@ -65,8 +65,8 @@ def _mode(config) -> None:
     for name, value in mode.only.items():
         now = getattr(config, name)
         if now != value:
-            shown = f"--{name}={value}" if value != "" else f"no --{name}"
-            raise UserError(f"--mode={config.mode} takes {shown} only; received {now!r}.")
+            shown = f"--{name}={value} only" if value != "" else f"no --{name}"
+            raise UserError(f"--mode={config.mode} takes {shown}; received {now!r}.")
 
 
 def _loss(config) -> None:

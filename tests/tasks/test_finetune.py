@@ -123,7 +123,7 @@ def test_two_replicas_change_nothing(pretrained_run, tmp_path, no_export):
     [
         ({"micro_batch_size": 8}, "--mode=finetune takes --micro_batch_size=0 only; received 8"),
         ({"rematerialize": True}, "--mode=finetune takes --rematerialize=False only"),
-        ({"data_service": "grpc://a:1"}, "--mode=finetune takes no --data_service only; received"),
+        ({"data_service": "grpc://a:1"}, "--mode=finetune takes no --data_service; received"),
         ({"precision": "mixed_bfloat16"}, "--mode=finetune takes --precision=float32 only"),
         ({"lineareval_while_pretraining": True}, "--lineareval_while_pretraining=False only"),
         ({"init_from": ""}, "--mode=finetune needs --init_from, the encoder to start from"),
