@@ -5,7 +5,8 @@
 Of each photograph copies are written to a temporary folder: re-encoded at quality 40, at half the
 size, cropped in several ways, mirrored, 20 % brighter, and as equal bytes. For each kind the line
 has the share that is in the group of its original, and for all of them how many images are in the
-group of another photograph. The crops "around" and "left" are among those that are looked for.
+group of another photograph. The crops of a tenth are among those that are looked for. In bits: how
+far the two nearest photographs are apart, and at most a re-encoded copy from its original.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from PIL import Image, ImageEnhance, ImageOps
 import tf_simclr
 from benchmarks.timing import flags, report
 from tf_simclr import duplicates
+from tf_simclr.duplicates.near import hamming
 
 # Named by where the kept part begins and ends, as shares of width and height.
 _CROPS = {
@@ -73,13 +75,23 @@ def main() -> None:
             plant(named, pathlib.Path(folder))
         source = tf_simclr.open_source("folder", folder)
         began = time.perf_counter()
-        groups = duplicates.groups_of(duplicates.Finder(duplicates.hashes_of(source), args.bits))
+        hashes = duplicates.hashes_of(source)
+        groups = duplicates.groups_of(duplicates.Finder(hashes, args.bits))
         seconds = time.perf_counter() - began
         names = [pathlib.Path(name).stem for name in source.names(np.arange(source.num_examples))]
     of, _, kinds = zip(*(name.partition("__") for name in names))
     of, kinds = np.array(of), np.array(kinds)
     kept = of[groups.kept]
     alone = groups.kept == np.arange(len(names))
+    originals = {name: row for row, name in enumerate(names) if "__" not in name}
+    rows = np.array(list(originals.values()))
+    apart = hamming(hashes.hashes[rows][:, np.newaxis], hashes.hashes[rows])
+    apart[np.diag_indices(len(rows))] = 64
+
+    def bits_from_original(kind):
+        copies = [row for row in range(len(names)) if kinds[row] == kind]
+        return hamming(hashes.hashes[copies], hashes.hashes[[originals[of[row]] for row in copies]])
+
     found = {
         str(kind): float(np.mean((kept == of)[kinds == kind] & ~alone[kinds == kind]))
         for kind in np.unique(kinds)
@@ -92,6 +104,11 @@ def main() -> None:
         images=len(names),
         wrong=int(np.sum(kept != of)),
         seconds=seconds,
+        nearest_photographs_bits=int(apart.min()),
+        reencoded_bits=int(bits_from_original("quality_40").max()),
+        crop_10_around_by_whole_hash=float(
+            np.mean(bits_from_original("crop_10_around") <= args.bits)
+        ),
         **found,
     )
 

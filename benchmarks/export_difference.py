@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from benchmarks.timing import flags, report
 from tf_simclr.checkpoints import load_encoder_from
-from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.data.in_order import eval_dataset
 from tf_simclr.export.exportable import exportable
 from tf_simclr.export.formats import FORMATS, why_not, write_formats
 from tf_simclr.export.probe import function_of, relative_difference

@@ -42,7 +42,7 @@ def small_data(monkeypatch):
             return sources.open_source(name, split=split)
         return sources.array_source(images, labels=np.arange(24) % 2, name=name)
 
-    monkeypatch.setattr("tf_simclr.tasks.build.open_source", open_small)
+    monkeypatch.setattr("tf_simclr.tasks.inputs.open_source", open_small)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def pretrained(shallow, tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "tf_simclr.tasks.build.open_source", lambda *_, **__: sources.array_source(images)
+            "tf_simclr.tasks.inputs.open_source", lambda *_, **__: sources.array_source(images)
         )
         tasks.run(config, tf.distribute.OneDeviceStrategy("/cpu:0"))
     return folder / "w"

@@ -102,8 +102,8 @@ class Config:
     )
     propose: str = _run(
         "",
-        "doctor: flagfile to write, a proposal for this data, machine and --train_minutes around "
-        "the flags that are given; and beside it a picture of its views.",
+        "The doctor writes a flagfile here: settings for this data, this machine and "
+        "--train_minutes, which keep the flags that you give; and a picture of their views.",
         path=True,
         once=True,
     )
@@ -306,8 +306,8 @@ class Config:
     )
     shard: str = _table(
         "1/1",
-        "Which of several machines this is, i/n from 1/n to n/n: it computes each n-th part of the "
-        "table. With one disk for all, the last one done puts the table in place.",
+        "Number of this machine and number of machines, such as 2/4: each computes every n-th part "
+        "of the table. On a shared disk the last machine to finish puts the table in place.",
     )
     query: str = _table(
         "", "What to search for: a path in the table, or an image or a folder of images."
@@ -315,8 +315,9 @@ class Config:
     neighbors: int = _table(10, "How many images to find for each query.", low=1, high=1000)
     search_backend: str = _table(
         "auto",
-        "How to search: exact; or approximate, with faiss (pip install 'tf_simclr[search]'). auto: "
-        "exact for up to a million vectors, and where there is no faiss.",
+        "How to search. exact: compares the query with every vector; faiss: approximate, for large "
+        "tables (pip install 'tf_simclr[search]'); auto: faiss above a million vectors if it is "
+        "installed, else exact.",
         choices=("auto", "exact", "faiss"),
     )
     search_dir: str = _table(

@@ -254,3 +254,8 @@ def _split_cpu(count: int) -> None:
         raise UserError(
             f"virtual_cpus={count} must be set before TensorFlow's first operation: {error}"
         ) from error
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator, so that a step may take minutes."""
+    return not tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU")

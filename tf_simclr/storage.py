@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from typing import Any
 
 import tensorflow as tf
 
@@ -88,3 +90,13 @@ def naming(path: str):
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "message", None) or error
         raise UserError(f"{path} cannot be written: {reason}") from error
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no such file, or it holds no object."""
+    try:
+        contents = read_bytes(path)
+        content = None if contents is None else json.loads(contents)
+    except (ValueError, RecursionError, OSError, tf.errors.OpError):
+        return None
+    return content if isinstance(content, dict) else None

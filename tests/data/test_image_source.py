@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.augment import finish_views
-from tf_simclr.data.pipeline import eval_dataset, two_view_dataset
+from tf_simclr.data.in_order import eval_dataset
+from tf_simclr.data.pipeline import two_view_dataset
 from tf_simclr.data.sources import array_source, find_bad_images, open_source
 from tf_simclr.errors import UserError
 

@@ -13,7 +13,7 @@ from tests.data.folder_times import settle
 from tf_simclr.config import Config
 from tf_simclr.data import listing as listing_module
 from tf_simclr.data.sources import in_memory, open_source
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 from tf_simclr.workdir import Workdir
 
 PNG = tf.io.encode_png(np.zeros([2, 3, 3], np.uint8)).numpy()
@@ -168,9 +168,9 @@ def test_a_damaged_or_forged_one_is_not_used(folder, kept, looked, damage):
 
 def test_lies_in_the_workdir(folder, looked, tmp_path):
     config = Config(workdir=str(tmp_path / "run"), dataset="folder", data_dir=str(folder))
-    source = build.source_of(config, "train")
+    source = inputs.source_of(config, "train")
     Workdir(config.workdir).write_settings(build.identity_of(config))
     source.remember()
     assert (tmp_path / "run" / "listing.npz").exists()
     looked.clear()
-    assert names(build.source_of(config, "train")) == names(source) and not looked
+    assert names(inputs.source_of(config, "train")) == names(source) and not looked

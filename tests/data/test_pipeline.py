@@ -17,7 +17,8 @@ from tf_simclr.data.draws import (
     draw_views,
     example_indices,
 )
-from tf_simclr.data.pipeline import eval_dataset, labelled_dataset, two_view_dataset
+from tf_simclr.data.in_order import eval_dataset
+from tf_simclr.data.pipeline import labelled_dataset, two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.data.stores import ArrayStore
 from tf_simclr.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_simclr.data.pipeline import eval_dataset, parts_dataset
+from tf_simclr.data.in_order import eval_dataset, parts_dataset
 from tf_simclr.data.sources import array_source, open_source
 
 N = 11

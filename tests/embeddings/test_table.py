@@ -58,7 +58,7 @@ class Killed(BaseException):
 
 
 def killed_after(monkeypatch, parts):
-    """The process ends when it has written so many parts, with the next one half written."""
+    """Ends the process before the record of part number `parts`, whose rows are written."""
     original, written = table.storage.write_whole, []
 
     def write_whole(path, contents):

@@ -17,7 +17,7 @@ from tf_simclr.data.draws import ViewOptions
 from tf_simclr.data.splits import parse_split, slice_rows
 from tf_simclr.flagfile import to_flagfile
 from tf_simclr.storage import read_text
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 from tf_simclr.workdir import Workdir
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -188,14 +188,14 @@ def follow(config: Config) -> None:
     source = types.SimpleNamespace(num_examples=1297)
     plan = build.plan_of(config, source.num_examples, replicas=2)
     plan.schedule()(0)
-    options = build.view_options(config)
+    options = inputs.view_options(config)
     ViewOptions(**options)
     for split in (config.train_split, config.eval_split):
         name, bounds = parse_split(split)
         if bounds:
             slice_rows(None, source.num_examples, bounds)
     if config.data_dir and config.dataset == "folder":
-        build.source_of(config, config.train_split)
+        inputs.source_of(config, config.train_split)
     if not config.workdir:
         return
     run = build.identity_of(config)

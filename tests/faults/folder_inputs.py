@@ -9,8 +9,9 @@ from tests.faults.flag_inputs import split_of
 from tests.faults.harness import Fault
 from tests.faults.image_inputs import image_of, whole_images
 from tf_simclr.data.bad_images import naming_bad_images
+from tf_simclr.data.in_order import eval_dataset
 from tf_simclr.data.listing import SYSTEM_FOLDERS
-from tf_simclr.data.pipeline import eval_dataset, two_view_dataset
+from tf_simclr.data.pipeline import two_view_dataset
 from tf_simclr.data.sources import find_bad_images, open_source
 from tf_simclr.data.split_folders import text_of
 

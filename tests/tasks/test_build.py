@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import build
+from tf_simclr.tasks import inputs
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ def test_images_are_held_in_memory_for_training(settings, held, tmp_path):
         image = np.full([4 + index, 5, 3], index, np.uint8)
         (tmp_path / f"{index}.png").write_bytes(tf.io.encode_png(image).numpy())
     config = Config(workdir="w", dataset="folder", data_dir=str(tmp_path), **settings)
-    source = build.source_of(config, "train")
-    assert (build.for_training(config, source).store.nbytes > 0) == held
+    source = inputs.source_of(config, "train")
+    assert (inputs.for_training(config, source).store.nbytes > 0) == held
 
 
 def test_images_are_held_at_the_size_asked_for(tmp_path):
     (tmp_path / "0.png").write_bytes(tf.io.encode_png(np.zeros([8, 12, 3], np.uint8)).numpy())
     config = Config(workdir="w", dataset="folder", data_dir=str(tmp_path), cache_side=4)
-    source = build.for_training(config, build.source_of(config, "train"))
+    source = inputs.for_training(config, inputs.source_of(config, "train"))
     assert source.load(tf.constant(0, tf.int64)).shape == [4, 6, 3]
 
 

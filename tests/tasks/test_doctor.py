@@ -15,7 +15,7 @@ from tf_simclr.config import Config
 from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.sources import open_source
 from tf_simclr.errors import UserError
-from tf_simclr.tasks import build, calibration, doctor, duration
+from tf_simclr.tasks import build, calibration, doctor, duration, inputs
 from tf_simclr.training import measuring, memory
 from tf_simclr.training.forecast import Costs
 
@@ -74,7 +74,7 @@ def test_says_what_a_run_would_do(capsys, tmp_path, monkeypatch):
 def time_line(elapsed=0.0, **settings):
     """The doctor's line "time"."""
     config = Config(**{**SMALL, **settings})
-    source = build.source_of(config, "train", keep_bad_images=True)
+    source = inputs.source_of(config, "train", keep_bad_images=True)
     known = config if config.train_steps else dataclasses.replace(config, train_steps=39)
     plan = build.plan_of(known, source.num_examples, 1)
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")

@@ -16,7 +16,7 @@ from tf_simclr.config import Config
 from tf_simclr.evaluation.evaluators import Evaluator
 from tf_simclr.flagfile import to_flagfile
 from tf_simclr.modes import MODES
-from tf_simclr.tasks import build, evaluate
+from tf_simclr.tasks import evaluate, inputs
 from tf_simclr.workdir import read_results
 
 SMALL = {"dataset": "digits", "image_size": 8, "train_split": "train[:90]", "eval_split": "test"}
@@ -134,7 +134,7 @@ def test_another_data_set_to_evaluate_on(encoder, tmp_path):
     ],
 )
 def test_what_is_evaluated_on(settings, dataset, data_dir):
-    config = build.evaluated_on(Config(workdir="w", data_dir="d", **settings))
+    config = inputs.evaluated_on(Config(workdir="w", data_dir="d", **settings))
     assert (config.dataset, config.data_dir) == (dataset, data_dir)
 
 

@@ -17,7 +17,7 @@ from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.models.classifier import ClassifierTraining, classifier
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 from tf_simclr.workdir import Workdir, read_results
 
 STEPS = {"optimizer": "momentum", "learning_rate": 0.5, "train_steps": 6, "checkpoint_steps": 2}
@@ -53,7 +53,7 @@ def test_it_leaves_what_a_pretraining_run_leaves(whole):
 
 
 def test_the_accuracy_told_is_that_of_the_classifier_written(whole):
-    source = build.source_of(Config(workdir="w", **SMALL), "test")
+    source = inputs.source_of(Config(workdir="w", **SMALL), "test")
     model = tf.keras.models.load_model(whole / "classifier.keras")
     images = tf.image.resize(source.images, [8, 8]).numpy() / 255.0
     top1 = np.mean(model.predict(images).argmax(axis=1) == source.labels)

@@ -10,7 +10,7 @@ from tf_simclr import features
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.models.encoders import build_encoder
-from tf_simclr.tasks import build
+from tf_simclr.tasks import inputs
 
 PNG = tf.io.encode_png(np.zeros([4, 5, 3], np.uint8)).numpy()
 
@@ -23,7 +23,7 @@ def write(root, *names):
 
 def splits(root, **settings):
     config = Config(mode="knn_eval", workdir=str(root / "w"), dataset=str(root), **settings)
-    return build.labelled_splits(config)
+    return inputs.labelled_splits(config)
 
 
 def test_the_same_classes_say_nothing(tmp_path, caplog):
@@ -77,7 +77,7 @@ def test_a_bad_file_is_named(tmp_path):
     write(tmp_path, "train/a/0.png", "train/b/0.png")
     (tmp_path / "train" / "b" / "1.png").write_bytes(b"no image")
     config = Config(mode="knn_eval", workdir=str(tmp_path / "w"), dataset=str(tmp_path))
-    source = build.source_of(config, "train")
+    source = inputs.source_of(config, "train")
     encoder = build_encoder("resnet18", image_size=8, channels=3, width_multiplier=0.125)
     for compute in (
         lambda: features.represent(encoder, source, image_size=8, batch_size=2),

@@ -15,7 +15,7 @@ from tf_simclr import flag_defs, tasks
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.flagfile import recorded
-from tf_simclr.tasks import build, calibration, doctor, proposal
+from tf_simclr.tasks import build, calibration, doctor, inputs, proposal
 from tf_simclr.tasks.need import Need
 from tf_simclr.training.measuring import StepTime
 
@@ -85,7 +85,9 @@ def test_writes_a_flagfile_to_run_and_a_picture(photos, tmp_path, capsys):
     said = capsys.readouterr().out
     shown = [line for line in text.splitlines() if line.startswith("--")]
     assert all(f"proposal    {line}" in said for line in shown)
-    assert "batch       8 on 1 replica(s), 8 each" in said  # It goes on about the proposal.
+    assert (
+        "batch       8 on 1 replica(s), 8 each" in said
+    )  # The rest of the report is about the proposed settings.
     assert said.splitlines()[-1] == "time        an hour"
 
 
@@ -117,7 +119,7 @@ def test_is_refused_before_the_images_are_listed(settings, message, tmp_path, mo
 
 @pytest.mark.parametrize("mode", ["pretrain", "knn_eval", "export", "finetune"])
 def test_other_modes_propose_nothing(mode):
-    with pytest.raises(UserError, match=f"--mode={mode} takes no --propose only"):
+    with pytest.raises(UserError, match=f"--mode={mode} takes no --propose; received"):
         Config(mode=mode, workdir="w", init_from="e", propose="mine.flags")
 
 
@@ -152,13 +154,13 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 
 def searched(monkeypatch, free, gigabytes, **settings):
-    """The config of a proposal for the digits; a step of an image takes so many GiB."""
+    """Searches on the digits, if `free` GiB are free and a step needs `gigabytes` per image."""
     monkeypatch.setattr(proposal, "available_bytes", lambda: free * 2**30)
     monkeypatch.setattr(
         Need, "of", lambda *args: Need(1000, 0, 0, int(gigabytes * 2**30), 0, 0, 64)
     )
     config = Config(mode="doctor", **settings)
-    source = build.source_of(config, "train")
+    source = inputs.source_of(config, "train")
     given = proposal._given(config)
     facts = proposal._facts(config, CPU, source, np.zeros([0, 2], np.int64), 0)
     return proposal._search(config, CPU, source, facts, given)
@@ -208,9 +210,9 @@ def test_precision_follows_the_device(monkeypatch):
 
 def test_labels_are_used_to_evaluate(monkeypatch):
     config = Config(mode="doctor")
-    assert proposal._has_labels(config, build.source_of(config, "train"))
+    assert proposal._has_labels(config, inputs.source_of(config, "train"))
     config = Config(mode="doctor", eval_split="nowhere")
-    assert not proposal._has_labels(config, build.source_of(config, "train"))
+    assert not proposal._has_labels(config, inputs.source_of(config, "train"))
 
 
 def test_measures_a_real_step(monkeypatch):
@@ -218,7 +220,7 @@ def test_measures_a_real_step(monkeypatch):
     monkeypatch.setattr(build, "encoder_of", tiny_encoder)
     monkeypatch.setattr(proposal, "_MEASURING", 0.0)
     config = Config(mode="doctor", image_size=8, train_batch_size=16, use_blur=False)
-    source = build.source_of(config, "train")
+    source = inputs.source_of(config, "train")
     facts = proposal._facts(config, CPU, source, np.zeros([0, 2], np.int64), 0)
     assert 0 < proposal._seconds_an_image(config, CPU, source, facts) < np.inf
     assert proposal._micro_batch(config, CPU, source, {}) == 0

@@ -16,7 +16,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.flagfile import from_flagfile, to_flagfile
 from tf_simclr.inherited import settings_of_run
 from tf_simclr.stack import keras
-from tf_simclr.tasks import build, calibration, pretrain
+from tf_simclr.tasks import build, calibration, inputs, pretrain
 from tf_simclr.training import Session
 from tf_simclr.training.forecast import Costs
 
@@ -190,7 +190,7 @@ def test_a_time_that_is_too_short_is_refused_with_the_figures(tmp_path, tiny_enc
 
 def test_the_number_of_steps_by_hand():
     config = Config(workdir="w", train_minutes=10.0, **{**SMALL, "train_steps": 0})
-    plan = calibration.open_plan(config, build.source_of(config, "train"), 1)
+    plan = calibration.open_plan(config, inputs.source_of(config, "train"), 1)
     costs = Costs(step=0.5, start=20.0, save=1.0, end=15.0)
     # 570 s less 100 for what has passed leave 470; a checkpoint every 4 steps: 435 s for steps of
     # 0.75 s, which are 580, and the 145 checkpoints.

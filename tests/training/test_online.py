@@ -17,7 +17,7 @@ from tf_simclr.checkpoints import load_encoder_from
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.report import write_report
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 from tf_simclr.training import loop, online, plan
 from tf_simclr.workdir import Workdir, read_results
 
@@ -171,7 +171,7 @@ def test_modes_that_do_not_evaluate_while_training_refuse_it(mode):
 
 def test_a_bound_on_the_images_takes_the_same_ones_each_time():
     config = Config(workdir="w", **{**FEW, "eval_every_epochs": 1.0, "eval_max_images": 50})
-    first, second = (build.online_splits(config, 1) for _ in range(2))
+    first, second = (inputs.online_splits(config, 1) for _ in range(2))
     assert [source.num_examples for source in first] == [50, 50]
     assert [a.fingerprint for a in first] == [b.fingerprint for b in second]
 
@@ -181,7 +181,7 @@ def test_features_that_are_not_finite_are_not_the_evaluations_business(tmp_path,
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         encoder = build.encoder_of(config, 1)
-    evaluate = build.online_evaluation(config, strategy, encoder, build.online_splits(config, 1))
+    evaluate = build.online_evaluation(config, strategy, encoder, inputs.online_splits(config, 1))
     assert 0.05 < evaluate()["knn_top1"] <= 1.0
     encoder.set_weights([np.full_like(w, np.nan) for w in encoder.get_weights()])
     assert evaluate() == {} and "not finite" in caplog.text

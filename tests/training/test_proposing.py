@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from tf_simclr.config import FIELDS, Config
-from tf_simclr.training import proposing
-from tf_simclr.training.proposing import Facts, Rung
+from tf_simclr.training import ladder, proposing
+from tf_simclr.training.ladder import Facts, Rung
 
 PHOTOS = Facts(images=300, side=375, pixels=375 * 500, minutes=30.0, free=8 * 2**30)
 SMALL = Facts(images=50_000, side=32, pixels=1024, one_size=True, decoded=True, minutes=30.0)
@@ -21,7 +21,7 @@ FAST = {Rung("resnet50", 1.0, 224): 1 / 2500}  # An accelerator.
 def proposal(facts, measured, given=None, micro=0, too_large=frozenset()):
     """{name: value} of what is proposed."""
     given = given or {}
-    rung = proposing.choose(facts, given, measured, too_large)
+    rung = ladder.choose(facts, given, measured, too_large)
     choices = proposing.propose(facts, given, rung, measured, micro)
     assert all(name in FIELDS and reason.endswith(".") for name, _, reason in choices)
     values = {name: value for name, value, _ in choices}
@@ -90,9 +90,9 @@ def test_sizes_do_not_exceed_the_images():
         (1000, False, {64, 96, 128, 160, 224}),
     ):
         facts = dataclasses.replace(PHOTOS, side=side, one_size=one_size)
-        found = proposing.rungs(facts, {})
+        found = ladder.rungs(facts, {})
         assert {rung.size for rung in found} == sizes
-        work = [proposing._work(rung) for rung in found]
+        work = [ladder.work(rung) for rung in found]
         assert work == sorted(work) and len(set(work)) == len(work)
 
 
@@ -138,11 +138,11 @@ def test_the_rate_follows_from_optimizer_batch_and_scaling():
 
 
 def test_memory():
-    rungs = proposing.rungs(PHOTOS, {})
-    best = proposing.choose(PHOTOS, {}, {rungs[0]: 1e-6})
+    rungs = ladder.rungs(PHOTOS, {})
+    best = ladder.choose(PHOTOS, {}, {rungs[0]: 1e-6})
     assert best == rungs[-1]
-    assert proposing.choose(PHOTOS, {}, {rungs[0]: 1e-6}, frozenset({best})) == rungs[-2]
-    assert proposing.choose(PHOTOS, {}, {}, frozenset(rungs)) is None
+    assert ladder.choose(PHOTOS, {}, {rungs[0]: 1e-6}, frozenset({best})) == rungs[-2]
+    assert ladder.choose(PHOTOS, {}, {}, frozenset(rungs)) is None
     assert proposal(PHOTOS, SLOW, micro=16)["micro_batch_size"] == 16
     assert "micro_batch_size" not in proposal(PHOTOS, SLOW)
 
@@ -167,8 +167,8 @@ def test_images_held_in_memory(images, side, free, expected):
 def test_batches_are_shared_by_replicas():
     for images, replicas, batch in ((300, 1, 64), (300, 3, 48), (20, 1, 8), (10**6, 8, 256)):
         facts = dataclasses.replace(PHOTOS, images=images, replicas=replicas)
-        assert proposing.batch_of(facts, {}) == batch
-    assert proposing.batch_of(dataclasses.replace(PHOTOS, images=20, replicas=16), {}) == 16
+        assert ladder.batch_of(facts, {}) == batch
+    assert ladder.batch_of(dataclasses.replace(PHOTOS, images=20, replicas=16), {}) == 16
 
 
 def test_labels_channels_and_bad_files():
@@ -193,5 +193,5 @@ def test_steps_are_timed_on_as_many_images_as_take_about_as_long():
         (Rung("resnet18", 1.0, 128), 32),
         (Rung("resnet50", 1.0, 224), 32),
     ):
-        assert proposing.images_timed(rung, 256) == images
-    assert proposing.images_timed(Rung("resnet18", 0.5, 16), 8) == 8
+        assert ladder.images_timed(rung, 256) == images
+    assert ladder.images_timed(Rung("resnet18", 0.5, 16), 8) == 8

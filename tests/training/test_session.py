@@ -12,7 +12,7 @@ from tf_simclr import storage
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError
 from tf_simclr.optim.schedules import WarmupCosine
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 from tf_simclr.workdir import Workdir, read_metrics, read_results
 
 
@@ -113,7 +113,7 @@ def test_without_a_workdir_no_listing_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("a listing was read"))
     config = Config(mode="doctor", dataset="folder", data_dir=str(tmp_path))
     with pytest.raises(UserError, match="no image"):
-        build.source_of(config, "train")
+        inputs.source_of(config, "train")
 
 
 @pytest.mark.parametrize(("layers", "width"), [(0, 64), (1, 16), (3, 16)])

@@ -44,7 +44,7 @@ def read_list(path: str) -> set[str]:
     """The paths in a list.
 
     Raises:
-      UserError: there is no such file, it is empty, or a line is not what it should be.
+      UserError: the file does not exist, is empty, or has a line of another form.
     """
     try:
         contents = storage.read_bytes(os.path.expanduser(path))

@@ -81,15 +81,15 @@ def open_source(
     if name == "digits":
         source = _digits(split)
         source = source if channels in (None, 1) else _in_channels(source, channels)
-        return without_excluded(source, exclude_list) if exclude_list else source
-    if name == "folder":
+    elif name == "folder":
         folder = ImageFolder(data_dir, parse_split(split)[0], follow_links, listing_file)
-        source = _folder_source(folder, split, channels or 3, exclude_list)
-        return _without_bad(source, skip_bad_images, keep_bad_images)
-    builder = find_builder(name, data_dir, _BUILT_IN)
-    prepared = PreparedSet(builder, split, label)
-    source = _prepared(name, prepared, split, channels, most_bytes)
-    return without_excluded(source, exclude_list) if exclude_list else source
+        source = _folder(folder, split, channels or 3)
+    else:
+        prepared = PreparedSet(find_builder(name, data_dir, _BUILT_IN), split, label)
+        source = _prepared(name, prepared, split, channels, most_bytes)
+    if exclude_list:
+        source = without_excluded(source, exclude_list)
+    return _without_bad(source, skip_bad_images, keep_bad_images) if name == "folder" else source
 
 
 def memory_limit(cache: str) -> float:
@@ -100,7 +100,7 @@ def memory_limit(cache: str) -> float:
     return limits[cache]
 
 
-def _folder_source(folder, split, channels, exclude_list):
+def _folder(folder, split, channels):
     bounds = parse_split(split)[1]
     source = Source(
         f"folder {folder.name}",
@@ -117,7 +117,7 @@ def _folder_source(folder, split, channels, exclude_list):
     if bounds:
         # Slice before files are left out, so that they do not shift the others between slices.
         source = source.take(slice_rows(folder.labels, folder.num_examples, bounds))
-    return without_excluded(source, exclude_list) if exclude_list else source
+    return source
 
 
 def _without_bad(source, skip_bad_images, keep_bad_images):

@@ -59,11 +59,11 @@ class Findings:
         kinds = collections.Counter(self.groups.kind.tolist())
         labels = self.source.labels
         facts: dict[str, Any] = {
-            "data_set": _text(self.source.name),
+            "data_set": printable(self.source.name),
             "split": self.source.split,
             "images": self.source.num_examples,
             "bad_images": len(self.bad),
-            "encoder": _text(self.encoder) or None,
+            "encoder": printable(self.encoder) or None,
             "groups": len(groups),
             "copies": {kind: kinds.get(i, 0) for i, kind in enumerate(KINDS)},
             "groups_across_classes": None
@@ -72,14 +72,14 @@ class Findings:
         }
         if self.evaluated is not None:
             of = collections.Counter(leak.kind for leak in self.leaks)
-            facts["evaluation_set"] = f"{_text(self.evaluated.name)}, {self.evaluated.split}"
+            facts["evaluation_set"] = f"{printable(self.evaluated.name)}, {self.evaluated.split}"
             facts["evaluation_images"] = self.evaluated.num_examples
             facts["leaks"] = {kind: of.get(kind, 0) for kind in KINDS}
             facts["leaked_training_images"] = len(self.leaked)
         if self.outliers is not None:
             facts["typical_distance"] = round(self.typical, 6)
             facts["outliers"] = [
-                {"path": _text(self.source.describe(row)), "distance": round(distance, 6)}
+                {"path": printable(self.source.describe(row)), "distance": round(distance, 6)}
                 for row, distance in self.outliers
             ]
         return facts
@@ -95,7 +95,7 @@ class Findings:
         writer.writerow(COLUMNS)
         groups = self.groups
         for number, rows in enumerate(self.members().values(), 1):
-            names = dict(zip(rows, map(_text, self.source.names(np.array(rows)))))
+            names = dict(zip(rows, map(printable, self.source.names(np.array(rows)))))
             for row in rows:
                 kind, kept = int(groups.kind[row]), names[rows[0]]
                 if kind < 0:
@@ -104,8 +104,8 @@ class Findings:
                 of, distance = names[int(groups.of[row])], f"{groups.distance[row]:.6g}"
                 writer.writerow([number, KINDS[kind], names[row], of, kept, distance])
         for leak in self.leaks:
-            path = _text(self.evaluated.describe(leak.row))
-            of = _text(self.source.describe(leak.of))
+            path = printable(self.evaluated.describe(leak.row))
+            of = printable(self.source.describe(leak.of))
             writer.writerow(["leak", leak.kind, path, of, "", f"{leak.distance:.6g}"])
         return file.getvalue()
 
@@ -126,8 +126,3 @@ class Findings:
 
     def _key(self, row):
         return key_of(self.source, self.source.describe(row))
-
-
-def _text(name: str) -> str:
-    """A name from outside as one printable line; bytes that are not UTF-8 are escapes."""
-    return printable(name)

@@ -151,9 +151,8 @@ def _matrix(first, last):
     """
     edges = np.linspace(first, last, _GRID + 1)[:, np.newaxis]
     covered = np.clip(np.arange(SIDE + 1) - edges, 0, None)  # [_GRID + 1, SIDE + 1]
-    covered = np.minimum(
-        np.diff(covered, axis=1), 1
-    )  # Share of each pixel to the right of an edge.
+    # The share of each pixel to the right of an edge.
+    covered = np.minimum(np.diff(covered, axis=1), 1)
     pieces = (covered[:-1] - covered[1:]) * _GRID / (last - first)
     frequency = np.arange(1, _LOW + 1)[:, np.newaxis]
     angle = np.pi * frequency * (2 * np.arange(_GRID) + 1) / (2 * _GRID)

@@ -47,7 +47,7 @@ def leaks_of(
 
     Returns:
       (one leak for each image of the evaluation set that has a copy, by row; the training images
-      that have a copy in the evaluation set, int64, increasing, with all copies of theirs).
+      that have a copy in the evaluation set and their own copies, int64, increasing).
     """
     best: dict[int, tuple] = {}
     leaked = np.zeros(len(finder.hashes), bool)

@@ -64,9 +64,8 @@ class HashIndex:
             first, counts = starts[near].ravel(), (starts[near + 1] - starts[near]).ravel()
             ends = np.cumsum(counts)
             done = 0
-            while done < len(
-                ends
-            ):  # As many cells at a time as hold _CANDIDATES, but at least one.
+            # As many cells at a time as hold _CANDIDATES, but at least one.
+            while done < len(ends):
                 before = ends[done - 1] if done else 0
                 until = max(int(np.searchsorted(ends, before + _CANDIDATES, "right")), done + 1)
                 some = counts[done:until]

@@ -79,7 +79,7 @@ class Table:
         """A digest of the checksums of its parts, hex: another for other vectors."""
         found = hashlib.sha256()
         for number in range(len(self.counts)):
-            about = read_json(about_path(self.folder, number)) or {}
+            about = storage.read_json(about_path(self.folder, number)) or {}
             found.update(json.dumps(about.get("crc32"), sort_keys=True).encode())
         return found.hexdigest()[:16]
 
@@ -153,7 +153,7 @@ def open_table(folder: str) -> Table:
         raise UserError(f"{os.path.join(folder, _FACTS)} is damaged; compute the table again.")
     counts = []
     for number in range(num_parts(facts)):
-        about = read_json(about_path(folder, number))
+        about = storage.read_json(about_path(folder, number))
         if about is None or not isinstance(about.get("rows"), int):
             raise UserError(
                 f"the table {folder} is damaged: {about_path(folder, number)} is missing or cannot "
@@ -170,7 +170,7 @@ def unfinished(folder: str) -> str:
 
 def read_facts(folder: str) -> dict[str, Any] | None:
     """The facts of a table or of an unfinished one; None if the folder has none."""
-    return read_json(os.path.join(folder, _FACTS))
+    return storage.read_json(os.path.join(folder, _FACTS))
 
 
 def write_facts(folder: str, facts: dict[str, Any]) -> None:
@@ -249,7 +249,7 @@ def read_part(folder: str, facts: dict[str, Any], number: int) -> Rows:
     Raises:
       Unusable: it is missing or damaged.
     """
-    about = read_json(about_path(folder, number))
+    about = storage.read_json(about_path(folder, number))
     if about is None:
         raise Unusable(f"{about_path(folder, number)} is missing or damaged")
     chosen = _format(facts)
@@ -274,16 +274,6 @@ def read_part(folder: str, facts: dict[str, Any], number: int) -> Rows:
     if rows.h.shape != (about.get("rows"), facts["D"]) or len(rows.paths) != len(rows.h):
         raise Unusable(f"{_path(folder, number, '')}* has the shape {rows.h.shape}")
     return rows
-
-
-def read_json(path: str) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is none."""
-    try:
-        contents = storage.read_bytes(path)
-        content = None if contents is None else json.loads(contents)
-    except (ValueError, RecursionError, OSError, tf.errors.OpError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _format(facts: dict[str, Any]) -> Format:

@@ -28,7 +28,7 @@ from tf_simclr.data.bad_images import (
     listed,
     naming_bad_images,
 )
-from tf_simclr.data.pipeline import parts_dataset
+from tf_simclr.data.in_order import parts_dataset
 from tf_simclr.embeddings import table
 from tf_simclr.embeddings.rows import Rows, text_of
 from tf_simclr.embeddings.table import Unusable
@@ -126,10 +126,10 @@ def write_table(
             skip_bad_images=skip_bad_images,
         )
         if not _put_in_place(work, folder, facts):
-            found = [table.read_json(table.about_path(work, number)) for number in numbers]
+            found = [storage.read_json(table.about_path(work, number)) for number in numbers]
             return Written(False, *_counts(found))
     everything = range(table.num_parts(facts))
-    found = [table.read_json(table.about_path(folder, number)) for number in everything]
+    found = [storage.read_json(table.about_path(folder, number)) for number in everything]
     return Written(True, *_counts(found))
 
 
@@ -169,7 +169,7 @@ def _is_done(work: str, facts: dict[str, Any], source, number: int) -> bool:
     except Unusable as error:
         logging.warning("%s; computing it again.", error)
         return False
-    if table.read_json(path)["stamp"] == _stamp(source, facts, number):
+    if storage.read_json(path)["stamp"] == _stamp(source, facts, number):
         return True
     first, last = table.rows_of(facts, number)
     logging.warning(
@@ -180,7 +180,7 @@ def _is_done(work: str, facts: dict[str, Any], source, number: int) -> bool:
 
 
 def _refuse_changed(folder: str, facts: dict[str, Any], source, number: int) -> None:
-    about = table.read_json(table.about_path(folder, number))
+    about = storage.read_json(table.about_path(folder, number))
     if about is None or about.get("stamp") != _stamp(source, facts, number):
         first, last = table.rows_of(facts, number)
         names = list(map(printable, source.names(np.array([first, last - 1]))))
@@ -300,7 +300,7 @@ def _rows(source, facts, number, found, skip_bad_images) -> tuple[Rows, list[str
 def _put_in_place(work: str, folder: str, facts: dict[str, Any]) -> bool:
     """Renames the unfinished table if every part is there; returns whether it is in place."""
     everything = range(table.num_parts(facts))
-    found = [table.read_json(table.about_path(work, number)) for number in everything]
+    found = [storage.read_json(table.about_path(work, number)) for number in everything]
     if any(part is None for part in found):
         return gfile.exists(folder)  # Another shard may just have put it in place.
     if not sum(part["rows"] for part in found):

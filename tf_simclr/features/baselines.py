@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tf_simclr.data.bad_images import naming_bad_images
-from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.data.in_order import eval_dataset
 from tf_simclr.stack import keras
 
 _PIXEL_SIDE = 32  # Largest side for raw pixels; more pixels only add noise and time.

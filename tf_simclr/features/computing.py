@@ -10,7 +10,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tf_simclr.data.bad_images import naming_bad_images
-from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.data.in_order import eval_dataset
 from tf_simclr.errors import UserError
 from tf_simclr.stack import keras
 

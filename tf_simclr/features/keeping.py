@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from tf_simclr import storage
 from tf_simclr.data.bad_images import naming_bad_images
-from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.data.in_order import eval_dataset
 from tf_simclr.errors import UserError
 from tf_simclr.features.computing import Computer, even_size
 from tf_simclr.features.fingerprint import encoder_fingerprint, images_key
@@ -131,7 +131,7 @@ def read(folder: str) -> Kept:
     Raises:
       UserError: the features are absent, incomplete or damaged; the message names the file.
     """
-    facts = _read_json(os.path.join(folder, _FACTS))
+    facts = storage.read_json(os.path.join(folder, _FACTS))
     numbers = ("N", "D", "rows_per_part")
     if facts is None or facts.get("format") != _FORMAT:
         raise UserError(f"{folder} holds no features of this version: no readable {_FACTS}.")
@@ -199,7 +199,7 @@ def _begin(folder: str, facts: dict[str, Any]) -> None:
     """Prepares the folder for these features; deletes any others in it."""
     path = os.path.join(folder, _FACTS)
     if gfile.exists(folder):
-        if _read_json(path) == facts:
+        if storage.read_json(path) == facts:
             return
         if gfile.listdir(folder):
             logging.warning("%s does not hold the features expected; computing them again.", folder)
@@ -245,7 +245,7 @@ def _is_intact(folder: str, facts: dict[str, Any], number: int) -> bool:
 def _check_part(folder: str, facts: dict[str, Any], number: int) -> None:
     """Raises _Unusable if a part is missing, or is not as it was written."""
     npy, facts_file = _paths(folder, number)
-    about = _read_json(facts_file)
+    about = storage.read_json(facts_file)
     contents = None if about is None else storage.read_bytes(npy)
     if contents is None:
         raise _Unusable(f"{npy} or {facts_file} is missing or damaged")
@@ -284,13 +284,3 @@ def _num_parts(facts: dict[str, Any]) -> int:
 def _paths(folder: str, number: int) -> tuple[str, str]:
     stem = os.path.join(folder, f"part-{number:05d}")
     return stem + ".npy", stem + ".json"
-
-
-def _read_json(path: str) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is none."""
-    try:
-        contents = storage.read_bytes(path)
-        content = None if contents is None else json.loads(contents)
-    except (ValueError, RecursionError, OSError, tf.errors.OpError):
-        return None
-    return content if isinstance(content, dict) else None

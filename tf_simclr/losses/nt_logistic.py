@@ -10,6 +10,7 @@ from tf_simclr.losses.contrast import Contrast
 from tf_simclr.losses.negatives import Sum, over_replicas
 from tf_simclr.losses.nt_xent import TemperatureLoss
 from tf_simclr.losses.pairs import (
+    MOST_DRAWN,
     bar_of,
     check_negatives,
     random_cosines,
@@ -19,8 +20,6 @@ from tf_simclr.losses.pairs import (
 )
 from tf_simclr.losses.terms import SUM_SOFTPLUS
 from tf_simclr.stack import keras
-
-_MOST_DRAWN = 4096
 
 
 def nt_logistic(
@@ -80,5 +79,5 @@ class NTLogistic(TemperatureLoss):
 
         return {
             "chance_level": level(np.ones(1)),
-            "untrained_level": level(random_cosines(_MOST_DRAWN, dim)),
+            "untrained_level": level(random_cosines(MOST_DRAWN, dim)),
         }

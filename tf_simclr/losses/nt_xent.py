@@ -9,11 +9,16 @@ import tensorflow as tf
 
 from tf_simclr.losses.contrast import Contrast, ContrastiveLoss
 from tf_simclr.losses.negatives import Sum, over_replicas
-from tf_simclr.losses.pairs import bar_of, check_temperature, random_cosines, rank_of, rows_of
+from tf_simclr.losses.pairs import (
+    MOST_DRAWN,
+    bar_of,
+    check_temperature,
+    random_cosines,
+    rank_of,
+    rows_of,
+)
 from tf_simclr.losses.terms import LOG_SUM_EXP
 from tf_simclr.stack import keras
-
-_MOST_DRAWN = 4096
 
 
 def nt_xent(
@@ -149,7 +154,7 @@ def untrained_level(num_pairs: int, dim: int, temperature: float) -> float:
 
 def log_sum_of_random(candidates: int, dim: int, temperature: float) -> float:
     """The mean log of the sum of exp(s / T) over the cosines s of random directions in D."""
-    drawn = min(candidates, _MOST_DRAWN)  # The sum over more of them is proportional.
+    drawn = min(candidates, MOST_DRAWN)  # The sum over more of them is proportional.
     cosines = random_cosines(drawn, dim)
     largest = cosines.max(axis=1, keepdims=True)
     sums = np.exp((cosines - largest) / temperature).sum(axis=1)

@@ -13,6 +13,7 @@ from tf_simclr.losses.spread import unit
 
 _TIE = 1e-6  # Cosines that differ by less are equal, as far as float32 can tell.
 _COSINES = 2**20  # The sample of `random_cosines`: a tenth of a second.
+MOST_DRAWN = 4096  # Candidates of a row of it: more are hardly another sample.
 
 
 def rows_of(

@@ -11,6 +11,7 @@ from tf_simclr.errors import UserError
 from tf_simclr.losses.contrast import Contrast, ContrastiveLoss
 from tf_simclr.losses.negatives import over_replicas
 from tf_simclr.losses.pairs import (
+    MOST_DRAWN,
     bar_of,
     check_negatives,
     random_cosines,
@@ -20,8 +21,6 @@ from tf_simclr.losses.pairs import (
 )
 from tf_simclr.losses.semi_hard import SemiHard
 from tf_simclr.stack import keras
-
-_MOST_DRAWN = 4096
 
 
 def triplet(z_a: tf.Tensor, z_b: tf.Tensor, margin: float = 0.4, *, ranks: bool = True) -> Contrast:
@@ -91,7 +90,7 @@ class MarginTriplet(ContrastiveLoss):
     def levels(self, num_pairs, dim):
         check_negatives(num_pairs, "triplet")
         # Among more negatives, the hardest is no further from the positive than can be seen.
-        cosines = random_cosines(min(2 * num_pairs - 1, _MOST_DRAWN), dim)
+        cosines = random_cosines(min(2 * num_pairs - 1, MOST_DRAWN), dim)
         positive, negatives = cosines[:, :1], cosines[:, 1:]
         below = np.where(negatives < positive, negatives, -np.inf).max(axis=1)
         chosen = np.where(np.isfinite(below), below, negatives.min(axis=1))

@@ -26,10 +26,11 @@ from tf_simclr.export import check_exportable, export_encoder
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.report import write_report
 from tf_simclr.stack import keras
-from tf_simclr.tasks import build, exported
+from tf_simclr.tasks import build, exported, inputs
 from tf_simclr.training import Plan
 from tf_simclr.training.forecast import Costs, clock_after, in_words, steps_within
 from tf_simclr.training.measuring import (
+    StepTime,
     measure_steps,
     seconds_to_log,
     seconds_to_save,
@@ -56,7 +57,7 @@ def settled(config: Config, strategy, source, splits) -> tuple[Config, Any]:
       splits: those of the evaluation during training, or None.
 
     Returns:
-      (config, `build.for_training(config, source)` or None if nothing was measured).
+      (config, `inputs.for_training(config, source)` or None if nothing was measured).
 
     Raises:
       UserError: the time is too short, or the run has a length already; or what a run would raise.
@@ -76,7 +77,7 @@ def settled(config: Config, strategy, source, splits) -> tuple[Config, Any]:
             f"--workdir={config.workdir} holds one already: resume it without that flag, or pass "
             "--train_steps and --allow_changes to change its length."
         )
-    held = build.for_training(config, source)
+    held = inputs.for_training(config, source)
     seconds = min(max(_SHARE * 60 * config.train_minutes, _SHORTEST), _LONGEST)
     with _scratch(session.workdir) as folder:
         costs = costs_of(
@@ -124,7 +125,7 @@ def costs_of(
 
     Args:
       config, strategy, source, splits: as `settled`.
-      held: the source that is trained on, `build.for_training(config, source)`.
+      held: the source that is trained on, `inputs.for_training(config, source)`.
       folder: for files, not needed afterwards.
       seconds: how long to measure steps.
 
@@ -132,38 +133,47 @@ def costs_of(
       UserError: the encoder cannot be exported, an image cannot be read.
     """
     began = time.monotonic()
-    plan = open_plan(config, source, strategy.num_replicas_in_sync)
-    keras.mixed_precision.set_global_policy(config.precision)
     try:
-        with strategy.scope():
-            model = build.simclr_of(
-                config, source.channels, plan, build.probe_classes(config, source)
+        with build.precision(config):
+            model = _trial(config, strategy, source)
+            check_exportable(model.encoder, config.image_size, exported.formats_of(config))
+            building = time.monotonic() - began
+            workdir = Workdir(folder, writes=is_chief(strategy))
+            save = seconds_to_save(build.parts_of(model), workdir / "checkpoints")
+            first_evaluation, evaluation = _evaluations(config, strategy, model, splits)
+            step = time_of_step(config, strategy, held, model, seconds)
+            return Costs(
+                step=step.each,
+                start=building + step.start,
+                log=seconds_to_log(model, workdir),
+                save=save,
+                first_evaluation=first_evaluation,
+                evaluation=evaluation,
+                end=_seconds_to_end(config, source, model, workdir) + _REST,
             )
-        check_exportable(model.encoder, config.image_size, exported.formats_of(config))
-        building = time.monotonic() - began
-        workdir = Workdir(folder, writes=is_chief(strategy))
-        save = seconds_to_save(build.parts_of(model), workdir / "checkpoints")
-        first_evaluation, evaluation = _evaluations(config, strategy, model, splits)
-        step = time_of_step(config, strategy, held, model, seconds=seconds)
-        return Costs(
-            step=step.each,
-            start=building + step.start,
-            log=seconds_to_log(model, workdir),
-            save=save,
-            first_evaluation=first_evaluation,
-            evaluation=evaluation,
-            end=_seconds_to_end(config, source, model, workdir) + _REST,
-        )
     finally:
-        keras.mixed_precision.set_global_policy("float32")
         model = None
         gc.collect()  # Its memory, and the threads that make its batches.
         keras.backend.reset_uids()  # Layers are named as if it had not existed.
 
 
-def time_of_step(config: Config, strategy, held, model, *, seconds: float):
-    """The `StepTime` of pretraining `model` on images held as `held`; see `measure_steps`."""
-    batches = functools.partial(build.two_view_batches, config, held)
+def seconds_of_step(config: Config, strategy, source, held, seconds: float) -> float:
+    """Seconds of a pretraining step, its wait for data included; arguments as `costs_of`."""
+    with build.precision(config):
+        model = _trial(config, strategy, source)
+        return time_of_step(config, strategy, held, model, seconds).each
+
+
+def _trial(config: Config, strategy, source):
+    """The model of a run, to be measured and thrown away."""
+    plan = open_plan(config, source, strategy.num_replicas_in_sync)
+    with strategy.scope():
+        return build.simclr_of(config, source.channels, plan, build.probe_classes(config, source))
+
+
+def time_of_step(config: Config, strategy, held, model, seconds: float) -> StepTime:
+    """What a step of pretraining `model` on the images of `held` takes; see `measure_steps`."""
+    batches = functools.partial(inputs.two_view_batches, config, held)
     with naming_bad_images(held), strategy.scope():
         return measure_steps(
             model,

@@ -16,7 +16,7 @@ from tf_simclr.data.headers import image_facts
 from tf_simclr.data.image_source import Source
 from tf_simclr.errors import printable
 from tf_simclr.losses import ContrastiveLoss
-from tf_simclr.tasks import build, calibration, proposal
+from tf_simclr.tasks import build, calibration, inputs, proposal
 from tf_simclr.tasks.duration import Duration
 from tf_simclr.tasks.need import SHARE, Need
 from tf_simclr.training.memory import available_bytes
@@ -29,7 +29,7 @@ _GIB = 2**30
 def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Prints what --mode=pretrain with the same flags would find; writes nothing but --propose.
 
-    With --propose the report goes on about the run that is proposed.
+    With --propose the rest of the report is about the proposed run.
 
     Raises:
       UserError: the settings or the data are invalid.
@@ -38,7 +38,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         proposal.check_place(config)
     elapsed = age()
     listing = time.monotonic()
-    source = build.training_source(config, keep_bad_images=True)
+    source = inputs.training_source(config, keep_bad_images=True)
     elapsed += time.monotonic() - listing
     _say("images", f"{source.num_examples} in {source.name} ({config.train_split})")
     _say("classes", _classes(source))
@@ -61,8 +61,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         plan = calibration.open_plan(config, source, replicas)
     else:
         plan = build.plan_of(config, source.num_examples, replicas)
-    build.require_labels_to_train(config, source)
-    splits = build.online_splits(config, source.channels)  # Raises what training would raise.
+    inputs.require_labels_to_train(config, source)
+    splits = inputs.online_splits(config, source.channels)  # Raises what training would raise.
     share = config.train_batch_size // replicas
     _say("batch", f"{config.train_batch_size} on {replicas} replica(s), {share} each")
     unknown = config.chooses_steps  # The last line says how many there are.
@@ -76,7 +76,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     _say("parameters", f"{need.parameters / 1e6:.1f} million")
     source = source.take(np.setdiff1d(np.arange(source.num_examples), source.store.unreadable))
     holding = time.monotonic()
-    held = build.for_training(config, source)  # Takes memory, which is then no longer free.
+    held = inputs.for_training(config, source)  # Takes memory, which is then no longer free.
     elapsed += time.monotonic() - holding
     _say("held", _held(held, config))
     _say("views", f"made by {native.state()}")

@@ -11,8 +11,7 @@ from absl import logging
 from tf_simclr import duplicates, features, storage
 from tf_simclr.config import Config
 from tf_simclr.errors import UserError, printable
-from tf_simclr.models.encoder_interface import trace_on_images
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 
 gfile = tf.io.gfile
 
@@ -24,14 +23,11 @@ def run(config: Config, strategy) -> None:
       UserError: the settings or the data are invalid.
     """
     skip = config.skip_bad_images
-    source = _opened(config, config.train_split)
+    source = inputs.unchecked_source(config, config.train_split)
     evaluated = _evaluation_set(config)
     encoder = None
     if config.init_from or _holds_encoder(config.workdir):
-        with strategy.scope():
-            encoder = build.given_encoder(config)
-        features.check_channels(encoder, source)
-        trace_on_images(encoder, [1, config.image_size, config.image_size, source.channels])
+        encoder = build.encoder_for(config, strategy, source)
     hashes = duplicates.hashes_of(source, skip)
     finder = duplicates.Finder(hashes, config.duplicate_bits)
     groups = duplicates.groups_of(finder)
@@ -104,25 +100,20 @@ def _lines(findings):
     return lines
 
 
-def _opened(config, split):
-    # Bad images are found when they are hashed: no pass over all of them before.
-    opened = build.without_check(config)
-    return build.source_of(opened, split, keep_bad_images=config.skip_bad_images)
-
-
 def _evaluation_set(config):
     """The images of evaluation; None if --dataset has no --eval_split and no other set is given."""
     if not config.eval_dataset and config.eval_split == config.train_split:
         return None
-    of = build.evaluated_on(config)
+    of = inputs.evaluated_on(config)
     try:
-        return _opened(of, config.eval_split)
+        return inputs.unchecked_source(of, config.eval_split)
     except UserError as error:
         if config.eval_dataset and config.eval_split != config.train_split:
-            return _opened(of, config.train_split)  # A folder without splits is all "train".
+            # A folder without splits is all "train".
+            return inputs.unchecked_source(of, config.train_split)
         if config.eval_dataset:
             raise
-        logging.info("No leaks are looked for: %s.", str(error).split(". ")[0].split(", so ")[0])
+        logging.info("No leaks are looked for, as there is no evaluation set: %s", error)
         return None
 
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from tf_simclr.config import Config
 from tf_simclr.data.image_source import Source
+from tf_simclr.distribute import on_cpu
 from tf_simclr.errors import UserError
-from tf_simclr.stack import keras
-from tf_simclr.tasks import build, calibration
+from tf_simclr.tasks import calibration
 from tf_simclr.training import Plan
 from tf_simclr.training.forecast import in_words
 
@@ -74,7 +74,10 @@ class Duration:
         """(seconds of a step of the whole batch, images of the steps that were measured)."""
         for images in self._batches():
             config = dataclasses.replace(self.config, train_batch_size=images)
-            seconds = self._seconds(config) * self.config.train_batch_size / images
+            seconds = calibration.seconds_of_step(
+                *(config, self.strategy, self.source, self.held, _MEASURING)
+            )
+            seconds *= self.config.train_batch_size / images
             if seconds > _SLOW_STEP:
                 break
         return seconds, images
@@ -84,18 +87,4 @@ class Duration:
         whole, replicas = self.config.train_batch_size, self.strategy.num_replicas_in_sync
         # A step in micro-batches does more work than one in a single part.
         part = replicas * (2 * self.config.micro_batch_size or _PART)
-        slow = not tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU")
-        return [part, whole] if slow and 4 * part < whole else [whole]
-
-    def _seconds(self, config: Config) -> float:
-        keras.mixed_precision.set_global_policy(config.precision)
-        try:
-            with self.strategy.scope():
-                classes = build.probe_classes(config, self.source)
-                model = build.simclr_of(config, self.source.channels, self.plan, classes)
-            timed = calibration.time_of_step(
-                config, self.strategy, self.held, model, seconds=_MEASURING
-            )
-        finally:
-            keras.mixed_precision.set_global_policy("float32")
-        return timed.each
+        return [part, whole] if on_cpu() and 4 * part < whole else [whole]

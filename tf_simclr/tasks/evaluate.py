@@ -15,9 +15,8 @@ from tf_simclr.config import Config
 from tf_simclr.errors import printable
 from tf_simclr.evaluation.evaluators import KNN, Evaluator, LinearProbe
 from tf_simclr.export import refresh_card
-from tf_simclr.models.encoder_interface import trace_on_images
 from tf_simclr.report import write_report
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 from tf_simclr.workdir import Workdir
 
 TRAINED, RANDOM, PIXELS = "trained encoder", "random encoder", "raw pixels"
@@ -49,8 +48,8 @@ def run(
     Raises:
       UserError: the settings or the data are invalid; raised before features are computed.
     """
-    sources = build.labelled_splits(build.evaluated_on(config))
-    train, test = map(build.labelled, sources)
+    sources = inputs.labelled_splits(inputs.evaluated_on(config))
+    train, test = map(inputs.labelled, sources)
     evaluator = EVALUATORS[config.mode](config).prepare(train, test)
     numbers, kept = {}, {}
     for name, (train_h, test_h) in feature_sets(config, strategy, sources):
@@ -87,10 +86,7 @@ def feature_sets(
             used.add(found.facts["encoder"])
             yield found.array()
 
-    with strategy.scope():
-        trained = build.given_encoder(config)
-    features.check_channels(trained, sources[0])
-    trace_on_images(trained, [1, config.image_size, config.image_size, sources[0].channels])
+    trained = build.encoder_for(config, strategy, sources[0])
     yield TRAINED, list(kept(trained, TRAINED))
     if config.baselines:
         with strategy.scope():

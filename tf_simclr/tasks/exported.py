@@ -10,9 +10,9 @@ import numpy as np
 
 from tf_simclr.config import Config
 from tf_simclr.data.bad_images import naming_bad_images
-from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.data.in_order import eval_dataset
 from tf_simclr.export import formats_named
-from tf_simclr.tasks import build
+from tf_simclr.tasks import inputs
 
 _REPRESENTATIVE = 128  # Images.
 
@@ -43,13 +43,13 @@ def options_of(config: Config, source=None) -> dict[str, Any]:
         "image_size": config.image_size,
         "formats": formats_of(config),
         "representative_images": lambda: _some_images(
-            config, source or build.source_of(config, config.train_split)
+            config, source or inputs.source_of(config, config.train_split)
         ),
     }
 
 
 def _some_images(config: Config, source) -> np.ndarray:
-    source = build.some_of(source, _REPRESENTATIVE, config.seed)
+    source = inputs.some_of(source, _REPRESENTATIVE, config.seed)
     dataset = eval_dataset(source, batch_size=32, image_size=config.image_size)
     with naming_bad_images(source):
         return np.concatenate(list(dataset.as_numpy_iterator()))

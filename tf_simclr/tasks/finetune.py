@@ -18,7 +18,7 @@ from tf_simclr.models.batch_norm import plain_copy, synchronize_batch_norm
 from tf_simclr.models.classifier import ClassifierTraining, classifier
 from tf_simclr.models.skipping import saved_form
 from tf_simclr.stack import keras
-from tf_simclr.tasks import build, exported
+from tf_simclr.tasks import build, exported, inputs
 from tf_simclr.training import Plan, Session
 
 
@@ -30,7 +30,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     """
     formats = exported.formats_of(config)
     replicas = strategy.num_replicas_in_sync
-    source, eval_source = build.labelled_splits(config)
+    source, eval_source = inputs.labelled_splits(config)
     config = build.fit_batch(config, source.num_examples, replicas)
     plan = build.plan_of(config, source.num_examples, replicas)
     session = build.session_of(config, strategy, source)
@@ -76,7 +76,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 
 def _train(config: Config, source, plan: Plan, training, session: Session) -> None:
-    source = build.for_training(config, source)
+    source = inputs.for_training(config, source)
 
     def dataset(context):
         return labelled_dataset(

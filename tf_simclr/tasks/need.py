@@ -13,8 +13,7 @@ from tf_simclr.data.image_source import Source
 from tf_simclr.data.pipeline import two_view_dataset
 from tf_simclr.data.sources import array_source
 from tf_simclr.losses import ContrastiveLoss, contrast_of
-from tf_simclr.stack import keras
-from tf_simclr.tasks import build
+from tf_simclr.tasks import build, inputs
 from tf_simclr.training.memory import peak_bytes
 
 SHARE = 0.9  # Share of the free memory that a step may take.
@@ -51,11 +50,8 @@ class Need:
     def of(cls, config: Config, source: Source, plan) -> Need:
         """Traces a step at two batch sizes, and the loss of the whole batch."""
         few = dataclasses.replace(config, micro_batch_size=0)
-        keras.mixed_precision.set_global_policy(config.precision)
-        try:
+        with build.precision(config):
             model = build.simclr_of(few, source.channels, plan, 0)
-        finally:
-            keras.mixed_precision.set_global_policy("float32")
         low, high = (
             peak_bytes(
                 tf.function(model.train_step).get_concrete_function(_batch(config, source, n))
@@ -116,8 +112,8 @@ def _batch(config, source, images):
         array_source(blank, np.zeros(images, np.int64)),
         batch_size=images,
         image_size=config.image_size,
-        labels=build.loss_of(config).needs_labels,
-        **build.view_options(config),
+        labels=inputs.needs_labels(config),
+        **inputs.view_options(config),
     )
     return dataset.element_spec
 

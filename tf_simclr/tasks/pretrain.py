@@ -13,7 +13,7 @@ from tf_simclr.data.copies import count_copies
 from tf_simclr.export import check_exportable
 from tf_simclr.models.batch_norm import plain_copy
 from tf_simclr.stack import keras
-from tf_simclr.tasks import build, calibration, exported
+from tf_simclr.tasks import build, calibration, exported, inputs
 from tf_simclr.tasks.views import write_views
 from tf_simclr.training import Plan, Session
 
@@ -27,10 +27,10 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
       UserError: the settings or the data are invalid; earlier checkpoints are kept.
     """
     formats = exported.formats_of(config)
-    source = build.training_source(config)
-    build.require_labels_to_train(config, source)
+    source = inputs.training_source(config)
+    inputs.require_labels_to_train(config, source)
     _warn_of_copies(source)
-    splits = build.online_splits(config, source.channels)
+    splits = inputs.online_splits(config, source.channels)
     config, held = calibration.settled(config, strategy, source, splits)
     plan = build.plan_of(config, source.num_examples, strategy.num_replicas_in_sync)
     session = build.session_of(config, strategy, source)
@@ -45,7 +45,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     )
     build.announce(config, source, plan, strategy.num_replicas_in_sync, session.step)
     if session.step < plan.total_steps:
-        held = held or build.for_training(config, source)
+        held = held or inputs.for_training(config, source)
         _train(config, strategy, held, plan, model, session, splits)
     encoder = plain_copy(model.encoder)  # Every host: means over replicas are read collectively.
     session.hand_over(
@@ -54,7 +54,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         card=exported.card_of(
             config,
             f"{source.name} ({config.train_split}), {source.num_examples} images, "
-            + ("with labels" if build.loss_of(config).needs_labels else "no labels"),
+            + ("with labels" if inputs.needs_labels(config) else "no labels"),
             f"SimCLR, {plan.total_steps} steps of {config.train_batch_size} images",
         ),
     )
@@ -89,7 +89,7 @@ def _train(config: Config, strategy, source, plan: Plan, model, session: Session
             **({} if top1 is None else {"top1": f"{top1:.1%}"}),
         }
 
-    dataset = functools.partial(build.two_view_batches, config, source, start_step=session.step)
+    dataset = functools.partial(inputs.two_view_batches, config, source, start_step=session.step)
     metrics = session.train(
         model,
         plan,

@@ -15,14 +15,15 @@ from tf_simclr.config import FIELDS, Config
 from tf_simclr.data.bad_images import without_bad
 from tf_simclr.data.image_source import Source
 from tf_simclr.data.sources import in_memory, memory_limit
+from tf_simclr.distribute import on_cpu
 from tf_simclr.errors import UserError, printable
 from tf_simclr.flagfile import recorded
-from tf_simclr.stack import keras
-from tf_simclr.tasks import build, calibration, views
+from tf_simclr.tasks import calibration, inputs, views
 from tf_simclr.tasks.need import Need
-from tf_simclr.training import proposing
+from tf_simclr.training import ladder, proposing
+from tf_simclr.training.ladder import Facts, Rung
 from tf_simclr.training.memory import available_bytes, host_bytes
-from tf_simclr.training.proposing import Choice, Facts, Rung
+from tf_simclr.training.proposing import Choice
 
 _MEASURING = 4.0  # Seconds of steps of each encoder that is tried.
 _SAMPLE = 512  # Images that the measured steps read.
@@ -88,7 +89,7 @@ def make(
     if bad:
         source = without_bad(source)
     facts = _facts(config, strategy, source, sides, bad)
-    batch = proposing.batch_of(facts, given)
+    batch = ladder.batch_of(facts, given)
     if facts.images < 2 * batch:
         raise UserError(
             f"{source.name} has {facts.images} images that can be used; a batch of {batch} needs "
@@ -99,7 +100,7 @@ def make(
     proposed = _with(config, choices)
     shown = dataclasses.replace(proposed, train_batch_size=min(batch, views.SHOWN))
     with storage.naming(picture_of(config.propose)):
-        some = build.two_view_batches(shown, _sample(source, proposed.seed), None)
+        some = inputs.two_view_batches(shown, _sample(source, proposed.seed), None)
         views.write_views(picture_of(config.propose), some, shown)
     values = recorded(proposed)
     lines = [(f"--{name}={values[name]}", reason) for name, _, reason in choices]
@@ -177,7 +178,7 @@ def _has_labels(config: Config, source: Source) -> bool:
     if source.labels is None and not config.eval_dataset:
         return False
     try:
-        build.online_splits(dataclasses.replace(config, eval_every_epochs=1.0), source.channels)
+        inputs.online_splits(dataclasses.replace(config, eval_every_epochs=1.0), source.channels)
     except UserError:
         return False
     return True
@@ -218,7 +219,7 @@ def _search(
     micros: dict[Rung, int] = {}
     too_large: frozenset[Rung] = frozenset()
     # An accelerator may wait for images whatever the encoder is, so the largest is tried first.
-    rung = proposing.rungs(facts, given)[0 if _on_cpu() else -1]
+    rung = ladder.rungs(facts, given)[0 if on_cpu() else -1]
     while rung is not None and rung not in measured:
         tried = _with(config, proposing.propose(facts, given, rung, {rung: 1.0}))
         micro = _micro_batch(tried, strategy, source, given)
@@ -230,7 +231,7 @@ def _search(
             micros[rung] = micro
             measured[rung] = _seconds_an_image(tried, strategy, source, facts)
             logging.info("%s: %.3g ms an image.", rung, 1000 * measured[rung])
-        rung = proposing.choose(facts, given, measured, too_large)
+        rung = ladder.choose(facts, given, measured, too_large)
     if rung is None:
         raise UserError(
             f"no step of the encoders that could be proposed fits into memory, of which "
@@ -238,10 +239,6 @@ def _search(
             "--encoder, --image_size or --train_batch_size."
         )
     return rung, measured, micros[rung]
-
-
-def _on_cpu() -> bool:
-    return not tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU")
 
 
 def _micro_batch(config: Config, strategy, source: Source, given: dict[str, Any]) -> int | None:
@@ -261,28 +258,19 @@ def _micro_batch(config: Config, strategy, source: Source, given: dict[str, Any]
 def _seconds_an_image(config: Config, strategy, source: Source, facts: Facts) -> float:
     """Seconds of a step on some of the images, held as in a run, for each image of its batch."""
     batch = config.train_batch_size
-    if _on_cpu():  # Where steps may take minutes.
+    if on_cpu():  # Where steps may take minutes.
         replicas = strategy.num_replicas_in_sync
-        batch = replicas * proposing.images_timed(
+        batch = replicas * ladder.images_timed(
             Rung(config.encoder, config.width_multiplier, config.image_size),
             config.micro_batch_size or batch // replicas,
         )
     held = _sample(source, config.seed, least=batch)
-    if proposing.held_bytes(facts, config.cache_side) <= memory_limit(config.cache):
+    if ladder.held_bytes(facts, config.cache_side) <= memory_limit(config.cache):
         held = in_memory(held, shorter_side=config.cache_side)
     micro = config.micro_batch_size if config.micro_batch_size < batch else 0
     config = dataclasses.replace(config, train_batch_size=batch, micro_batch_size=micro)
-    plan = calibration.open_plan(config, source, strategy.num_replicas_in_sync)
-    keras.mixed_precision.set_global_policy(config.precision)
-    try:
-        with strategy.scope():
-            classes = build.probe_classes(config, source)
-            model = build.simclr_of(config, source.channels, plan, classes)
-        timed = calibration.time_of_step(config, strategy, held, model, seconds=_MEASURING)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    return timed.each / batch
+    return calibration.seconds_of_step(config, strategy, source, held, _MEASURING) / batch
 
 
 def _sample(source: Source, seed: int, least: int = 0) -> Source:
-    return build.some_of(source, max(_SAMPLE, least), seed)
+    return inputs.some_of(source, max(_SAMPLE, least), seed)

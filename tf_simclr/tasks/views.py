@@ -16,7 +16,7 @@ def write_views(path: str, dataset: tf.data.Dataset, config: Config) -> tf.Tenso
 
     Args:
       path: local or any scheme of `tf.io.gfile`.
-      dataset: `build.two_view_batches`.
+      dataset: `inputs.two_view_batches`.
       config: what the dataset was made from.
 
     Returns:

@@ -81,7 +81,7 @@ def in_words(seconds: float) -> str:
 
 
 def clock_after(seconds: float) -> str:
-    """The time of day in so many seconds, such as "15:42"; with the date if it is another day."""
+    """The time of day after `seconds`, such as "15:42"; with the date if it is another day."""
     now = time.time()
     then, today = time.localtime(now + seconds), time.localtime(now)
     same_day = (then.tm_year, then.tm_yday) == (today.tm_year, today.tm_yday)

@@ -44,7 +44,6 @@ def measure_steps(
     seconds: float,
     steps_per_call: int = 1,
     jit_compile: bool = False,
-    title: str = "Measuring",
 ) -> StepTime:
     """Trains `model` for some steps and measures them; call it under the strategy.
 
@@ -57,7 +56,6 @@ def measure_steps(
       seconds: how long to measure after the first call, which traces and compiles. It takes longer
         where fewer than three calls fit.
       steps_per_call, jit_compile: as `training.loop.train`.
-      title: what the progress bar says.
     """
     began = time.monotonic()
     run_steps = make_run_steps(model, steps_per_call, jit_compile)
@@ -69,7 +67,7 @@ def measure_steps(
     ends: list[float] = []
     stopping = False
     with _progress() as bar:
-        bar.set_description_str(f"{title}: the first step also compiles")
+        bar.set_description_str("Measuring: the first step also compiles")
         while not stopping:
             last = len(ends) >= _LEAST_CALLS and _time_is_over(ends, seconds)
             unread.append(run_steps(iterator, count, tf.constant(last), waiting))
@@ -79,7 +77,7 @@ def measure_steps(
                 stopping |= bool(unread.popleft().numpy()[1])
             ends.append(time.monotonic())
             stopping |= last and not together
-            bar.set_description_str(title, refresh=False)
+            bar.set_description_str("Measuring", refresh=False)
             bar.update(steps_per_call)
         for outcome in unread:
             outcome.numpy()

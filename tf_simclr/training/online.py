@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_simclr.data.bad_images import naming_bad_images
-from tf_simclr.data.pipeline import eval_dataset
+from tf_simclr.data.in_order import eval_dataset
 from tf_simclr.evaluation.evaluators import Evaluator, scalars
 from tf_simclr.evaluation.labelled import Labelled
 from tf_simclr.features import Computer, even_size
