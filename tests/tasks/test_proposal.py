@@ -85,9 +85,8 @@ def test_writes_a_flagfile_to_run_and_a_picture(photos, tmp_path, capsys):
     said = capsys.readouterr().out
     shown = [line for line in text.splitlines() if line.startswith("--")]
     assert all(f"proposal    {line}" in said for line in shown)
-    assert (
-        "batch       8 on 1 replica(s), 8 each" in said
-    )  # The rest of the report is about the proposed settings.
+    # The rest of the report is about the proposed settings.
+    assert "batch       8 on 1 replica(s), 8 each" in said
     assert said.splitlines()[-1] == "time        an hour"
 
 
