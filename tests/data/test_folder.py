@@ -13,7 +13,7 @@ from tf_simclr.data import folder as folder_module
 from tf_simclr.data.decoding import MAX_BYTES
 from tf_simclr.data.sources import find_bad_images, open_source
 from tf_simclr.errors import UserError
-from tf_simclr.tasks.build import source_of
+from tf_simclr.tasks.inputs import source_of
 
 
 def write(path, value=0, size=(5, 7)):

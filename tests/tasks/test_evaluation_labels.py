@@ -31,7 +31,7 @@ def judge(monkeypatch, tmp_path):
             rng = np.random.default_rng(0)
             yield evaluate.TRAINED, [rng.normal(size=[s.num_examples, features]) for s in sources]
 
-        monkeypatch.setattr(evaluate.build, "source_of", source_of)
+        monkeypatch.setattr(evaluate.inputs, "source_of", source_of)
         monkeypatch.setattr(evaluate, "feature_sets", feature_sets)
         monkeypatch.setattr(evaluate, "write_report", lambda _: None)
         options = {"label_draws": 1, "l2_sweep": 1, **settings}
